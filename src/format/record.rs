@@ -105,17 +105,26 @@ pub fn decode_attr(bytes: &[u8]) -> Result<Attr, RecordError> {
     let [atime, mtime] = [reader.time()?, reader.time()?];
     let [ctime, crtime] = [reader.time()?, reader.time()?];
     let target = reader.bytes;
-    let target_fits = if kind == Kind::Symlink {
-        target.len() <= TARGET_LEN_MAX
-    } else {
-        target.is_empty()
-    };
+    let target_fits =
+        if kind == Kind::Symlink { target.len() <= TARGET_LEN_MAX } else { target.is_empty() };
     if mode > 0o7777 || !target_fits {
         return Err(RecordError("attribute"));
     }
     let target = target.into();
     Ok(Attr {
-        kind, mode, uid, gid, nlink, size, allocated, rdev, atime, mtime, ctime, crtime, target,
+        kind,
+        mode,
+        uid,
+        gid,
+        nlink,
+        size,
+        allocated,
+        rdev,
+        atime,
+        mtime,
+        ctime,
+        crtime,
+        target,
     })
 }
 

@@ -84,51 +84,79 @@ pub struct Durable<T> {
 pub enum RemoteError {
     /// There is no such object.
     #[error("{key}: not in the store")]
-    Absent { /// The object.
-        key: String },
+    Absent {
+        /// The object.
+        key: String,
+    },
     /// A conditional put lost: another version is there.
     #[error("{key}: changed by another writer")]
-    Conflict { /// The object.
-        key: String },
+    Conflict {
+        /// The object.
+        key: String,
+    },
     /// The answer to a conditional put is unknown (5xx, timeout, reset): read and decide.
     #[error("{key}: the store did not say whether the write was applied: {cause}")]
-    Ambiguous { /// The object.
-        key: String, /// What happened.
-        cause: String },
+    Ambiguous {
+        /// The object.
+        key: String,
+        /// What happened.
+        cause: String,
+    },
     /// Credentials were refused.
     #[error("the store refused the credentials: {cause}")]
-    Denied { /// The store's words.
-        cause: String },
+    Denied {
+        /// The store's words.
+        cause: String,
+    },
     /// The bucket or directory does not exist.
     #[error("{what} does not exist: {cause}")]
-    NoStore { /// Bucket or directory.
-        what: String, /// The store's words.
-        cause: String },
+    NoStore {
+        /// Bucket or directory.
+        what: String,
+        /// The store's words.
+        cause: String,
+    },
     /// Still failing when the deadline came (after retries): worth trying later.
     #[error("{key}: no answer from the store in {waited:?}: {cause}")]
-    Unavailable { /// The object.
-        key: String, /// How long was tried.
-        waited: Duration, /// The last failure.
-        cause: String },
+    Unavailable {
+        /// The object.
+        key: String,
+        /// How long was tried.
+        waited: Duration,
+        /// The last failure.
+        cause: String,
+    },
     /// The store has no room (507, quota, `ENOSPC`).
     #[error("the store is full: {cause}")]
-    Full { /// The store's words.
-        cause: String },
+    Full {
+        /// The store's words.
+        cause: String,
+    },
     /// The bytes or the answer are not what they must be.
     #[error("{key}: damaged: {cause}")]
-    Corrupt { /// The object.
-        key: String, /// What is wrong.
-        cause: String },
+    Corrupt {
+        /// The object.
+        key: String,
+        /// What is wrong.
+        cause: String,
+    },
     /// The store does not honour conditional writes; nothing may be entrusted to it.
-    #[error("the store ignores conditional writes ({cause}); two writers could overwrite each \
-             other unseen")]
-    NoConditions { /// What the probe saw.
-        cause: String },
+    #[error(
+        "the store ignores conditional writes ({cause}); two writers could overwrite each \
+             other unseen"
+    )]
+    NoConditions {
+        /// What the probe saw.
+        cause: String,
+    },
     /// The address is not understood.
     #[error("{url}: {cause}")]
-    BadUrl { /// As given, without credentials.
-        url: String, /// Why.
-        cause: String },
+    BadUrl {
+        /// As given, without credentials.
+        url: String,
+        /// Why.
+        cause: String,
+    },
 }
 
 /// A flat space of immutable or compare-and-swapped objects.

@@ -1,0 +1,52 @@
+# shellcheck shell=bash
+# Sourced by the other scripts: packages, toolchain, build. Safe to run again and again.
+
+say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# need_packages PACKAGE...: installs those that are missing.
+need_packages() {
+    local missing=() package
+    for package in "$@"; do
+        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    [ "$(id -u)" = 0 ] || die "packages are missing: ${missing[*]} (install them, or run this as root)"
+    say "installing packages: ${missing[*]}"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# What the build needs: RocksDB is compiled from source, its bindings are made by libclang.
+need_build_packages() {
+    need_packages build-essential clang libclang-dev cmake pkg-config git fuse3 ca-certificates
+}
+
+need_rust() {
+    [ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
+    local wanted
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    if ! command -v cargo >/dev/null; then
+        # Debian 13 and newer have rustup; before that, only a compiler that is too old.
+        if apt-cache show rustup >/dev/null 2>&1; then
+            need_packages rustup
+            rustup default stable >/dev/null
+        else
+            die "Rust $wanted or newer is needed: install it with rustup, then run this again"
+        fi
+    fi
+    local found
+    found=$(rustc --version | cut -d' ' -f2)
+    printf '%s\n%s\n' "$wanted" "$found" | sort -V -C || die "Rust $wanted or newer is needed, found $found"
+}
+
+need_fuse() {
+    [ -e /dev/fuse ] || modprobe fuse 2>/dev/null || true
+    [ -e /dev/fuse ] || die "/dev/fuse is missing: load the kernel module (modprobe fuse) or hand the device into this container"
+}
+
+# Builds the binary; the first time compiles RocksDB, which takes ten minutes on two cores.
+build() {
+    [ -d target/release/build ] || say "first build: RocksDB from source takes about ten minutes on two cores"
+    cargo build --release --locked "$@"
+}
