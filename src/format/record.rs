@@ -4,6 +4,7 @@
 //! Attr    kind u8 | mode u16 | uid u32 | gid u32 | nlink u32 | rdev u32 | size u64 |
 //!         allocated u64 | atime, mtime, ctime, crtime: secs i64, nanos u32 each |
 //!         symlinks only: target bytes to the end
+//!         directories only: parent inode u64
 //! Entry   inode u64 | kind u8
 //! Xattr   the value itself
 //! Extent  length u64 | 0 u8 | segment u64 | offset u64                      staged, local only
@@ -91,7 +92,11 @@ pub fn encode_attr(attr: &Attr) -> Vec<u8> {
         out.extend_from_slice(&time.secs.to_le_bytes());
         out.extend_from_slice(&time.nanos.to_le_bytes());
     }
-    out.extend_from_slice(&attr.target);
+    if attr.kind == Kind::Directory {
+        out.extend_from_slice(&attr.parent.0.to_le_bytes());
+    } else {
+        out.extend_from_slice(&attr.target);
+    }
     out
 }
 
@@ -104,10 +109,15 @@ pub fn decode_attr(bytes: &[u8]) -> Result<Attr, RecordError> {
     let [size, allocated] = [reader.u64()?, reader.u64()?];
     let [atime, mtime] = [reader.time()?, reader.time()?];
     let [ctime, crtime] = [reader.time()?, reader.time()?];
+    let parent = match kind {
+        Kind::Directory => Ino(reader.u64()?),
+        _ => Ino::META,
+    };
     let target = reader.bytes;
     let target_fits =
         if kind == Kind::Symlink { target.len() <= TARGET_LEN_MAX } else { target.is_empty() };
-    if mode > 0o7777 || !target_fits {
+    let parent_fits = (kind == Kind::Directory) == (parent != Ino::META);
+    if mode > 0o7777 || !target_fits || !parent_fits {
         return Err(RecordError("attribute"));
     }
     let target = target.into();
@@ -125,6 +135,7 @@ pub fn decode_attr(bytes: &[u8]) -> Result<Attr, RecordError> {
         ctime,
         crtime,
         target,
+        parent,
     })
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::Ino;
+
 /// A point in time: seconds since the epoch (negative before 1970) and nanoseconds within them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time {
@@ -140,6 +142,9 @@ pub struct Attr {
     pub crtime: Time,
     /// A symlink's target; empty for every other kind.
     pub target: Box<[u8]>,
+    /// A directory's parent (the root's is the root), so that `..` and the check that a
+    /// directory is not moved into itself need no search; [`Ino::META`] for every other kind.
+    pub parent: Ino,
 }
 
 impl Attr {
