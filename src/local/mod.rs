@@ -5,3 +5,16 @@
 //! suffix of the commits, never one from the middle; a commit is handed to the kernel before it
 //! returns, so that a killed process loses none. Must not know: what the records mean, or that
 //! there is a remote store.
+
+mod batch;
+mod crash;
+mod directory;
+mod error;
+mod options;
+
+pub use batch::{Batch, Slot};
+#[doc(hidden)]
+pub use crash::crash_point;
+pub use directory::{Cut, Local};
+pub use error::LocalError;
+pub use options::{LocalOptions, Usage};
