@@ -1,0 +1,156 @@
+//! What can go wrong with a workspace, by what the caller will do about it.
+
+use crate::remote::RemoteError;
+use crate::types::{Epoch, SnapshotId, WorkspaceName};
+
+/// An operation on a store or a workspace that did not succeed. Nothing is lost by any of them:
+/// what was in the local directory stays there.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkspaceError {
+    /// `init`: there is a store already.
+    #[error("{url} already holds a Dormouse store")]
+    StoreExists {
+        /// The store.
+        url: String,
+    },
+    /// There is no store at the address.
+    #[error("{url} holds no Dormouse store; make one with `dormouse init`")]
+    NoStore {
+        /// The store.
+        url: String,
+    },
+    /// The store has no such workspace, and none was to be made.
+    #[error("the store has no workspace {name}; `mount` makes it unless --no-create is given")]
+    NoWorkspace {
+        /// The workspace.
+        name: WorkspaceName,
+    },
+    /// The workspace has no such snapshot.
+    #[error("workspace {name} has no snapshot {id}; `dormouse snapshots {name}` lists them")]
+    NoSnapshot {
+        /// The workspace.
+        name: WorkspaceName,
+        /// What was asked for.
+        id: SnapshotId,
+    },
+    /// Somebody else may write now: wait, or steal.
+    #[error(
+        "workspace {name} is in use by {host}: its lease ends in {seconds_left} s at the latest; \
+         wait, or mount with --steal if that machine is known to be dead"
+    )]
+    LeaseHeld {
+        /// The workspace.
+        name: WorkspaceName,
+        /// Who holds it, as that machine named itself.
+        host: String,
+        /// Until it may be taken, by the store's clock.
+        seconds_left: u64,
+    },
+    /// Somebody else took the lease: this mount can never move the head again.
+    #[error(
+        "workspace {name} was taken over by {host} (epoch {theirs}, ours was {ours}); what was \
+         not sealed before stays in the local directory: copy it out through this mount, which \
+         is read-only now"
+    )]
+    Fenced {
+        /// The workspace.
+        name: WorkspaceName,
+        /// Who has it now.
+        host: String,
+        /// Our epoch.
+        ours: Epoch,
+        /// The epoch in the store.
+        theirs: Epoch,
+    },
+    /// The local directory has unsynced changes to a snapshot that is no longer the newest.
+    #[error(
+        "{dir} holds changes to workspace {name} that were never sealed, and {host} has sealed \
+         others since: the two can't be joined. Mount with another --cache-dir to see the \
+         newest state, or with --discard-local to drop the unsealed changes"
+    )]
+    Diverged {
+        /// The workspace.
+        name: WorkspaceName,
+        /// The local directory.
+        dir: String,
+        /// Who moved the head.
+        host: String,
+    },
+    /// The local directory belongs to another workspace or store.
+    #[error("{dir} is the cache of {theirs}, not of {ours}: give each workspace its own")]
+    WrongDirectory {
+        /// The local directory.
+        dir: String,
+        /// What it belongs to.
+        theirs: String,
+        /// What was asked for.
+        ours: String,
+    },
+    /// A read-only mount was asked of a directory with unsynced changes.
+    #[error("{dir} holds changes that are not in the store: mount it for writing, or give \
+             another --cache-dir")]
+    Unsynced {
+        /// The local directory.
+        dir: String,
+    },
+    /// The mount was opened read-only.
+    #[error("workspace {name} is mounted read-only")]
+    ReadOnly {
+        /// The workspace.
+        name: WorkspaceName,
+    },
+    /// The workspace was hibernated or closed.
+    #[error("workspace {name} is closed")]
+    Closed {
+        /// The workspace.
+        name: WorkspaceName,
+    },
+    /// The store can't be reached in the given time: everything is kept locally, try again.
+    #[error("the store can't be reached ({cause}); everything is kept in the local directory, \
+             and a later try goes on from there")]
+    Unavailable {
+        /// What failed last.
+        cause: RemoteError,
+    },
+    /// The store answered with a failure that trying again does not cure.
+    #[error(transparent)]
+    Remote(RemoteError),
+    /// A newer Dormouse wrote this.
+    #[error("{what} was written in format {found}; this program reads up to {supported}: \
+             update it")]
+    NewerFormat {
+        /// The object.
+        what: String,
+        /// Its version.
+        found: u16,
+        /// The newest that is understood.
+        supported: u16,
+    },
+    /// Something in the store is not what it must be.
+    #[error("{what} is damaged: {cause}")]
+    Corrupt {
+        /// The object or record.
+        what: String,
+        /// What is wrong with it.
+        cause: String,
+    },
+}
+
+impl From<RemoteError> for WorkspaceError {
+    fn from(cause: RemoteError) -> WorkspaceError {
+        match cause {
+            RemoteError::Unavailable { .. } | RemoteError::Ambiguous { .. } => {
+                WorkspaceError::Unavailable { cause }
+            }
+            cause => WorkspaceError::Remote(cause),
+        }
+    }
+}
+
+impl WorkspaceError {
+    /// Whether the same call may succeed later without anyone doing anything.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, WorkspaceError::Unavailable { .. } | WorkspaceError::LeaseHeld { .. })
+    }
+}
