@@ -1,24 +1,16 @@
 //! What can go wrong with a workspace, by what the caller will do about it.
 
+use crate::local::LocalError;
 use crate::remote::RemoteError;
-use crate::types::{Epoch, SnapshotId, WorkspaceName};
+use crate::types::{Epoch, WorkspaceName};
 
 /// An operation on a store or a workspace that did not succeed. Nothing is lost by any of them:
 /// what was in the local directory stays there.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkspaceError {
-    /// `init`: there is a store already.
-    #[error("{url} already holds a Dormouse store")]
-    StoreExists {
-        /// The store.
-        url: String,
-    },
-    /// There is no store at the address.
-    #[error("{url} holds no Dormouse store; make one with `dormouse init`")]
-    NoStore {
-        /// The store.
-        url: String,
-    },
+    /// There is no store at the address: no format object.
+    #[error("there is no Dormouse store at this address; make one with `dormouse init`")]
+    NoStore,
     /// The store has no such workspace, and none was to be made.
     #[error("the store has no workspace {name}; `mount` makes it unless --no-create is given")]
     NoWorkspace {
@@ -31,7 +23,7 @@ pub enum WorkspaceError {
         /// The workspace.
         name: WorkspaceName,
         /// What was asked for.
-        id: SnapshotId,
+        id: String,
     },
     /// Somebody else may write now: wait, or steal.
     #[error(
@@ -134,6 +126,13 @@ pub enum WorkspaceError {
         /// What is wrong with it.
         cause: String,
     },
+    /// The time given ran out, or the watcher said stop. Everything is kept locally.
+    #[error("stopped before everything was in the store; everything is kept in the local \
+             directory, and a later try goes on from there")]
+    Stopped,
+    /// The local directory: locked by another process, full, damaged.
+    #[error(transparent)]
+    Local(#[from] LocalError),
 }
 
 impl From<RemoteError> for WorkspaceError {

@@ -8,12 +8,15 @@
 
 mod error;
 mod options;
+mod plan;
 mod progress;
 mod receipt;
 mod status;
 mod store;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use error::WorkspaceError;
 pub use options::{ResumeOptions, Upkeep};
@@ -24,6 +27,9 @@ pub use store::{SnapshotInfo, Store, WorkspaceInfo};
 
 use crate::remote::Remote;
 use crate::types::Clock;
+
+/// Is shown the progress of a seal several times a second; `Break` stops the seal.
+pub type Watch<'a> = dyn FnMut(&ProgressView) -> ControlFlow<()> + 'a;
 
 /// A resumed workspace. Dropping it stops its threads and seals nothing; the local directory
 /// keeps what was not sealed.
@@ -56,14 +62,20 @@ impl Workspace {
 
     /// Seals a snapshot of the state at this moment while writers go on. If nothing changed, it
     /// makes no request.
-    pub fn checkpoint(&self) -> Result<Receipt, WorkspaceError> {
+    pub fn checkpoint(&self, watch: &mut Watch<'_>) -> Result<Receipt, WorkspaceError> {
+        let _ = watch;
         todo!()
     }
 
     /// Seals everything, confirms each pack, gives the lease back and closes the workspace: from
     /// the call on the filesystem admits no change. On error it admits changes again and all is
-    /// kept locally. Call it after the unmount, so that the kernel has handed over every page.
-    pub fn hibernate(&self) -> Result<Receipt, WorkspaceError> {
+    /// kept locally; it may be called again. `until` is a time of `Clock::monotonic`: while the
+    /// store can't be reached, it is tried again until then; none: one try. Dirty pages that the
+    /// kernel still has are not here yet: unmount, or `syncfs` the mount, before.
+    pub fn hibernate(
+        &self, until: Option<Duration>, watch: &mut Watch<'_>,
+    ) -> Result<Receipt, WorkspaceError> {
+        let _ = (until, watch);
         todo!()
     }
 

@@ -13,6 +13,8 @@ pub struct Receipt {
     pub changed: bool,
     /// `hibernate` or `checkpoint`.
     pub reason: String,
+    /// When the snapshot was sealed, by this machine's clock: seconds since 1970.
+    pub created: i64,
     /// Epoch of the writer.
     pub epoch: u64,
     /// Whether the lease was given back.
@@ -26,7 +28,11 @@ pub struct Receipt {
     /// Tree packs of this seal.
     pub tree_packs: u64,
     /// Bytes of both.
-    pub packed_bytes: u64,
+    pub bytes_uploaded: u64,
+    /// Chunks made since the mount.
+    pub chunks_added: u64,
+    /// Chunks that the store had already, since the mount.
+    pub chunks_deduplicated: u64,
     /// Leaves of the tree that were rewritten.
     pub leaves_written: u64,
     /// Packs whose presence and size were asked of the store again before the head was moved.
@@ -34,7 +40,7 @@ pub struct Receipt {
     /// Seconds from the call to the answer.
     pub seconds: f64,
     /// What the store was asked for since the mount.
-    pub store: StoreCounts,
+    pub requests: StoreCounts,
 }
 
 /// Requests and bytes since the mount.

@@ -12,6 +12,8 @@ pub struct Status {
     pub workspace: String,
     /// Id of its store (32 hexadecimal digits).
     pub store_id: String,
+    /// `active`, `sealing`, `read-only` or `fenced`.
+    pub state: String,
     /// Mounted with `--read-only` or `--at`.
     pub read_only: bool,
     /// Writer's epoch; 0 for a read-only mount.
@@ -22,6 +24,8 @@ pub struct Status {
     pub lease: Option<LeaseStatus>,
     /// Snapshot that the mount lies on.
     pub snapshot: Option<String>,
+    /// When that was sealed, by the sealer's clock: seconds since 1970.
+    pub snapshot_created: Option<i64>,
     /// Inodes now.
     pub inodes: u64,
     /// Sum of file sizes now.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::WorkspaceError;
 use crate::remote::Remote;
-use crate::types::{Clock, WorkspaceName};
+use crate::types::{Clock, SnapshotId, WorkspaceName};
 
 /// A store whose format was read and understood.
 #[derive(Debug, Clone)]
@@ -58,8 +58,11 @@ pub struct SnapshotInfo {
 
 impl Store {
     /// Makes a store at an empty address: checks that the store honours conditional writes, then
-    /// writes the format object with a new id and secret.
-    pub fn init(remote: Arc<Remote>, clock: &dyn Clock) -> Result<Store, WorkspaceError> {
+    /// writes the format object with a new id and secret. Where there is a store already, it is
+    /// opened; the flag says whether it was made now.
+    pub fn init(
+        remote: Arc<Remote>, clock: &dyn Clock,
+    ) -> Result<(Store, bool), WorkspaceError> {
         let _ = (remote, clock);
         todo!()
     }
@@ -85,6 +88,14 @@ impl Store {
     /// All snapshots of a workspace, oldest first.
     pub fn snapshots(&self, name: &WorkspaceName) -> Result<Vec<SnapshotInfo>, WorkspaceError> {
         let _ = name;
+        todo!()
+    }
+
+    /// The snapshot with this id, this unique beginning of an id, or `latest`.
+    pub fn find_snapshot(
+        &self, name: &WorkspaceName, text: &str,
+    ) -> Result<SnapshotId, WorkspaceError> {
+        let _ = (name, text);
         todo!()
     }
 }

@@ -1,0 +1,139 @@
+//! Reading and swapping the head: the one object that is ever changed.
+//!
+//! A head that was written here is `ours` while it has our epoch and our holder or no holder:
+//! every acquisition by anyone else raises the epoch. So an answer that was lost, or that comes
+//! late, is settled by reading the head again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::WorkspaceError;
+use crate::format::{Head, Lease, SnapshotRef};
+use crate::remote::{Durable, Object, PutMode, Remote, RemoteError, Version};
+use crate::types::{CacheId, WorkspaceName};
+
+/// Swaps that may be tried again because the head changed under us or the answer was lost.
+const SWAP_TRIES_MAX: u32 = 8;
+
+/// A head as it was read.
+#[derive(Debug, Clone)]
+pub struct ReadHead {
+    /// What it says.
+    pub head: Head,
+    /// For the next swap.
+    pub version: Version,
+    /// Since it was written, by the store's own clock; none if the store does not tell.
+    pub age: Option<Duration>,
+}
+
+/// A head that may be written: everything that it names is in the store.
+#[derive(Debug, Clone)]
+pub struct NextHead(Head);
+
+/// How a swap ended.
+#[derive(Debug)]
+pub enum Swapped {
+    /// The head is what we wrote.
+    Won(Version),
+    /// The head is something else, which was not written by this writer.
+    Lost(Box<ReadHead>),
+}
+
+impl NextHead {
+    /// The first head of a new workspace: names nothing.
+    pub fn first(name: &WorkspaceName, lease: Lease) -> NextHead {
+        NextHead(Head::first(name.clone(), lease))
+    }
+
+    /// The same state with another lease; with `epoch + 1` when it is acquired.
+    pub fn with_lease(head: &Head, lease: Option<Lease>, acquire: bool) -> NextHead {
+        let mut next = head.clone();
+        next.lease = lease;
+        if acquire {
+            next.epoch.0 += 1;
+        }
+        NextHead(next)
+    }
+
+    /// A new state. `snapshot` is stored, and it was stored after all that it names.
+    pub fn sealed(next: Head, snapshot: &Durable<SnapshotRef>) -> NextHead {
+        NextHead(Head { snapshot: Some(snapshot.value().clone()), ..next })
+    }
+
+    /// What will be written.
+    pub fn head(&self) -> &Head {
+        &self.0
+    }
+}
+
+/// Key of a workspace's head.
+pub fn key(name: &WorkspaceName) -> String {
+    format!("workspaces/{name}/head")
+}
+
+/// Decodes a head that was just fetched.
+pub fn decode(name: &WorkspaceName, object: &Object) -> Result<ReadHead, WorkspaceError> {
+    let what = key(name);
+    let head = Head::decode(&object.bytes).map_err(|cause| WorkspaceError::format(&what, cause))?;
+    if head.workspace != *name {
+        let cause = format!("it is the head of {}", head.workspace);
+        return Err(WorkspaceError::Corrupt { what, cause });
+    }
+    let age = object.meta.store_now.zip(object.meta.last_modified).map(|(now, written)| {
+        Duration::from_secs(now.seconds_since(written))
+    });
+    Ok(ReadHead { head, version: object.meta.version.clone(), age })
+}
+
+/// Reads the head: one request.
+pub fn read(remote: &Remote, name: &WorkspaceName) -> Result<Option<ReadHead>, WorkspaceError> {
+    match remote.get(&key(name)) {
+        Ok(object) => decode(name, &object).map(Some),
+        Err(RemoteError::Absent { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Puts `next` in the place of the version `from` (none: of nothing). When the answer is lost or
+/// says that the head changed, the head is read: if it is what we wrote, we won; if it was written
+/// by this writer under the same epoch (an earlier swap whose answer was lost), it is replaced; if
+/// it is still the version that we came from, the write was not applied, and is tried again.
+pub fn swap(
+    remote: &Remote, from: Option<Version>, next: &NextHead, me: CacheId,
+) -> Result<Swapped, WorkspaceError> {
+    let name = &next.0.workspace;
+    let bytes = Bytes::from(next.0.encode());
+    let mut from = from;
+    let mut last = None;
+    for _ in 0..SWAP_TRIES_MAX {
+        let mode = from.clone().map_or(PutMode::Create, PutMode::Swap);
+        match remote.put(&key(name), bytes.clone(), mode) {
+            Ok(stored) => return Ok(Swapped::Won(stored.version().clone())),
+            Err(error @ (RemoteError::Conflict { .. } | RemoteError::Ambiguous { .. })) => {
+                last = Some(error);
+            }
+            // The object that should be replaced is gone.
+            Err(RemoteError::Absent { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match read(remote, name)? {
+            Some(found) if found.head == next.0 => return Ok(Swapped::Won(found.version)),
+            Some(found) if is_ours(&found.head, &next.0, me) => from = Some(found.version),
+            Some(found) if from.as_ref() == Some(&found.version) => {}
+            Some(found) => return Ok(Swapped::Lost(Box::new(found))),
+            None if from.is_none() => {}
+            None => return Err(WorkspaceError::NoWorkspace { name: name.clone() }),
+        }
+    }
+    let ambiguous = || RemoteError::Ambiguous {
+        key: key(name),
+        cause: String::from("the head kept changing"),
+    };
+    Err(last.unwrap_or_else(ambiguous).into())
+}
+
+/// Whether `found` was written by the writer that wants to write `next`.
+fn is_ours(found: &Head, next: &Head, me: CacheId) -> bool {
+    found.epoch == next.epoch && found.lease.as_ref().is_none_or(|lease| lease.holder == me)
+}
