@@ -79,8 +79,10 @@ pub enum WorkspaceError {
         ours: String,
     },
     /// A read-only mount was asked of a directory with unsynced changes.
-    #[error("{dir} holds changes that are not in the store: mount it for writing, or give \
-             another --cache-dir")]
+    #[error(
+        "{dir} holds changes that are not in the store: mount it for writing, or give \
+             another --cache-dir"
+    )]
     Unsynced {
         /// The local directory.
         dir: String,
@@ -98,8 +100,10 @@ pub enum WorkspaceError {
         name: WorkspaceName,
     },
     /// The store can't be reached in the given time: everything is kept locally, try again.
-    #[error("the store can't be reached ({cause}); everything is kept in the local directory, \
-             and a later try goes on from there")]
+    #[error(
+        "the store can't be reached ({cause}); everything is kept in the local directory, \
+             and a later try goes on from there"
+    )]
     Unavailable {
         /// What failed last.
         cause: RemoteError,
@@ -108,8 +112,10 @@ pub enum WorkspaceError {
     #[error(transparent)]
     Remote(RemoteError),
     /// A newer Dormouse wrote this.
-    #[error("{what} was written in format {found}; this program reads up to {supported}: \
-             update it")]
+    #[error(
+        "{what} was written in format {found}; this program reads up to {supported}: \
+             update it"
+    )]
     NewerFormat {
         /// The object.
         what: String,

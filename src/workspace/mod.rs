@@ -42,7 +42,9 @@ impl Workspace {
     /// Opens the workspace and takes its lease (unless read-only): two dependent round trips,
     /// GETs of head and format together, then one conditional PUT of the head.
     pub fn resume(
-        remote: Arc<Remote>, clock: Arc<dyn Clock>, options: &ResumeOptions,
+        remote: Arc<Remote>,
+        clock: Arc<dyn Clock>,
+        options: &ResumeOptions,
     ) -> Result<Workspace, WorkspaceError> {
         let _ = (remote, clock, options);
         todo!()
