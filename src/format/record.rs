@@ -3,8 +3,7 @@
 //! ```text
 //! Attr    kind u8 | mode u16 | uid u32 | gid u32 | nlink u32 | rdev u32 | size u64 |
 //!         allocated u64 | atime, mtime, ctime, crtime: secs i64, nanos u32 each |
-//!         symlinks only: target bytes to the end
-//!         directories only: parent inode u64
+//!         symlinks only: target bytes to the end | directories only: parent inode u64
 //! Entry   inode u64 | kind u8
 //! Xattr   the value itself
 //! Extent  length u64 | 0 u8 | segment u64 | offset u64                      staged, local only
@@ -13,15 +12,13 @@
 //! Orphan  empty
 //! ```
 
-use crate::types::{Attr, ChunkId, Ino, Kind, PackId, Time};
+use crate::types::{Attr, ChunkId, Ino, Kind, PackId};
+
+use super::FormatError;
+use super::bytes::Reader;
 
 /// Longest symlink target (Linux `PATH_MAX` less the NUL).
 const TARGET_LEN_MAX: usize = 4095;
-
-/// A value that is not the record its key says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("malformed {0} record")]
-pub struct RecordError(&'static str);
 
 /// What a directory entry leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,9 +98,9 @@ pub fn encode_attr(attr: &Attr) -> Vec<u8> {
 }
 
 /// Decodes an attribute record.
-pub fn decode_attr(bytes: &[u8]) -> Result<Attr, RecordError> {
-    let mut reader = Reader { bytes, what: "attribute" };
-    let kind = Kind::from_u8(reader.u8()?).ok_or(reader.error())?;
+pub fn decode_attr(bytes: &[u8]) -> Result<Attr, FormatError> {
+    let mut reader = Reader::new(bytes, "attribute record");
+    let kind = Kind::from_u8(reader.u8()?).ok_or_else(|| reader.malformed("kind"))?;
     let mode = u32::from(reader.u16()?);
     let [uid, gid, nlink, rdev] = [reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?];
     let [size, allocated] = [reader.u64()?, reader.u64()?];
@@ -113,12 +110,12 @@ pub fn decode_attr(bytes: &[u8]) -> Result<Attr, RecordError> {
         Kind::Directory => Ino(reader.u64()?),
         _ => Ino::META,
     };
-    let target = reader.bytes;
+    let target = reader.rest();
     let target_fits =
         if kind == Kind::Symlink { target.len() <= TARGET_LEN_MAX } else { target.is_empty() };
     let parent_fits = (kind == Kind::Directory) == (parent != Ino::META);
     if mode > 0o7777 || !target_fits || !parent_fits {
-        return Err(RecordError("attribute"));
+        return Err(reader.malformed("mode, target or parent"));
     }
     let target = target.into();
     Ok(Attr {
@@ -148,13 +145,13 @@ pub fn encode_entry(entry: EntryRecord) -> Vec<u8> {
 }
 
 /// Decodes an entry record.
-pub fn decode_entry(bytes: &[u8]) -> Result<EntryRecord, RecordError> {
-    let mut reader = Reader { bytes, what: "entry" };
+pub fn decode_entry(bytes: &[u8]) -> Result<EntryRecord, FormatError> {
+    let mut reader = Reader::new(bytes, "entry record");
     let ino = Ino(reader.u64()?);
-    let kind = Kind::from_u8(reader.u8()?).ok_or(reader.error())?;
+    let kind = Kind::from_u8(reader.u8()?).ok_or_else(|| reader.malformed("kind"))?;
     reader.end()?;
     if ino == Ino::META {
-        return Err(RecordError("entry"));
+        return Err(reader.malformed("inode"));
     }
     Ok(EntryRecord { ino, kind })
 }
@@ -183,8 +180,8 @@ pub fn encode_extent(extent: &Extent) -> Vec<u8> {
 }
 
 /// Decodes an extent record.
-pub fn decode_extent(bytes: &[u8]) -> Result<Extent, RecordError> {
-    let mut reader = Reader { bytes, what: "extent" };
+pub fn decode_extent(bytes: &[u8]) -> Result<Extent, FormatError> {
+    let mut reader = Reader::new(bytes, "extent record");
     let len = reader.u64()?;
     let source = match reader.u8()? {
         0 => Source::Staged(StagedAt { segment: reader.u64()?, offset: reader.u64()? }),
@@ -197,58 +194,11 @@ pub fn decode_extent(bytes: &[u8]) -> Result<Extent, RecordError> {
                 len: reader.u32()?,
             },
         },
-        _ => return Err(reader.error()),
+        _ => return Err(reader.malformed("source")),
     };
     reader.end()?;
     if len == 0 || len > i64::MAX as u64 {
-        return Err(RecordError("extent"));
+        return Err(reader.malformed("length"));
     }
     Ok(Extent { len, source })
-}
-
-/// Takes fixed-size little-endian values off the front.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    what: &'static str,
-}
-
-impl Reader<'_> {
-    fn error(&self) -> RecordError {
-        RecordError(self.what)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
-        let (head, rest) = self.bytes.split_first_chunk::<N>().ok_or(RecordError(self.what))?;
-        self.bytes = rest;
-        Ok(*head)
-    }
-
-    fn u8(&mut self) -> Result<u8, RecordError> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
-    fn u16(&mut self) -> Result<u16, RecordError> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Result<u32, RecordError> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64, RecordError> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn time(&mut self) -> Result<Time, RecordError> {
-        let secs = self.array().map(i64::from_le_bytes)?;
-        let nanos = self.u32()?;
-        if nanos >= 1_000_000_000 {
-            return Err(self.error());
-        }
-        Ok(Time { secs, nanos })
-    }
-
-    fn end(&self) -> Result<(), RecordError> {
-        if self.bytes.is_empty() { Ok(()) } else { Err(self.error()) }
-    }
 }
