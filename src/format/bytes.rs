@@ -23,8 +23,7 @@ impl<'a> Reader<'a> {
 
     /// The next `N` bytes.
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
-        let (head, rest) =
-            self.bytes.split_first_chunk::<N>().ok_or_else(|| self.truncated(N))?;
+        let (head, rest) = self.bytes.split_first_chunk::<N>().ok_or_else(|| self.truncated(N))?;
         self.bytes = rest;
         Ok(*head)
     }

@@ -197,7 +197,5 @@ fn decompress(stored: &[u8], plain_len: usize) -> Result<Vec<u8>, FormatError> {
         }
         context.as_mut()?.decompress(stored, plain_len).ok()
     });
-    plain
-        .filter(|plain| plain.len() == plain_len)
-        .ok_or(FormatError::Compression { what: WHAT })
+    plain.filter(|plain| plain.len() == plain_len).ok_or(FormatError::Compression { what: WHAT })
 }

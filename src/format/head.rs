@@ -22,17 +22,13 @@ use crate::types::{CacheId, Epoch, Ino, SnapshotId, WorkspaceName};
 use super::bytes::{Reader, Writer};
 use super::manifest::Manifest;
 use super::snapshot::{
-    check_count, read_node_ref, read_packs, read_root, read_workspace, write_node_ref,
-    write_packs, write_root,
+    check_count, read_node_ref, read_packs, read_root, read_workspace, write_node_ref, write_packs,
+    write_root,
 };
 use super::{FormatError, NodeRef, PackInfo};
 
-const HEAD: Manifest = Manifest {
-    what: "head",
-    magic: *b"DMHD",
-    version: 1,
-    body_len_max: 4 * 1024 * 1024,
-};
+const HEAD: Manifest =
+    Manifest { what: "head", magic: *b"DMHD", version: 1, body_len_max: 4 * 1024 * 1024 };
 
 /// Most bytes of inline frames. A head is read at every resume, so it must stay small.
 pub const HEAD_NODES_BYTES_MAX: usize = 256 * 1024;
@@ -144,7 +140,16 @@ impl Head {
         let nodes = read_nodes(&mut reader)?;
         reader.end()?;
         Ok(Head {
-            nonce, workspace, epoch, lease, snapshot, root, nodes, tree_packs, next_ino, inodes,
+            nonce,
+            workspace,
+            epoch,
+            lease,
+            snapshot,
+            root,
+            nodes,
+            tree_packs,
+            next_ino,
+            inodes,
             bytes,
         })
     }

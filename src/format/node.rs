@@ -258,9 +258,7 @@ fn with_count(out: Writer, count: usize) -> Vec<u8> {
 /// Encodes a node's plaintext. `pack_id` says what to write for each child's pack: a writer
 /// gives [`OWN_PACK`] for the pack that this node goes to, and the real id for any other. Refuses
 /// what no decoder would accept for its length or level.
-pub fn encode_node(
-    node: &Node, pack_id: impl Fn(&PackId) -> PackId,
-) -> Result<Bytes, FormatError> {
+pub fn encode_node(node: &Node, pack_id: impl Fn(&PackId) -> PackId) -> Result<Bytes, FormatError> {
     let plain = match node {
         Node::Leaf(leaf) => leaf.plain.clone(),
         Node::Inner(inner) => {
@@ -326,7 +324,9 @@ pub fn decode_node(plain: Bytes, own_pack: PackId) -> Result<Node, FormatError> 
 }
 
 fn decode_leaf(
-    reader: &mut Reader<'_>, plain_len: usize, count: usize,
+    reader: &mut Reader<'_>,
+    plain_len: usize,
+    count: usize,
 ) -> Result<Box<[u32]>, FormatError> {
     let mut starts = Vec::with_capacity(count);
     let mut last: &[u8] = &[];
@@ -348,7 +348,9 @@ fn decode_leaf(
 }
 
 fn decode_children(
-    reader: &mut Reader<'_>, count: usize, own_pack: PackId,
+    reader: &mut Reader<'_>,
+    count: usize,
+    own_pack: PackId,
 ) -> Result<Vec<Child>, FormatError> {
     let mut children = Vec::with_capacity(count);
     let mut last: &[u8] = &[];

@@ -13,9 +13,9 @@ use bytes::Bytes;
 
 use crate::types::PackId;
 
+use super::FormatError;
 use super::bytes::{Reader, Writer};
 use super::frame::{FRAME_HEADER_LEN, FrameHeader, FrameKind, parse_header};
-use super::FormatError;
 
 const WHAT: &str = "pack";
 const MAGIC: &[u8; 4] = b"DMPK";

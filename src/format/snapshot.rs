@@ -20,12 +20,8 @@ use super::manifest::Manifest;
 use super::node::check_ref;
 use super::{FormatError, NodeRef, PackInfo, PackSlot, snapshot_key};
 
-const SNAPSHOT: Manifest = Manifest {
-    what: "snapshot",
-    magic: *b"DMSN",
-    version: 1,
-    body_len_max: 16 * 1024 * 1024,
-};
+const SNAPSHOT: Manifest =
+    Manifest { what: "snapshot", magic: *b"DMSN", version: 1, body_len_max: 16 * 1024 * 1024 };
 
 /// Most chunks in a hot set.
 pub const HOT_SET_LEN_MAX: usize = 16 * 1024;
@@ -112,8 +108,18 @@ impl Snapshot {
         let reason = reader.text(REASON_LEN_MAX)?.to_owned();
         reader.end()?;
         Ok(Snapshot {
-            workspace, parents, created, epoch, root, tree_packs, next_ino, inodes, bytes,
-            data_packs_added, hot_set, reason,
+            workspace,
+            parents,
+            created,
+            epoch,
+            root,
+            tree_packs,
+            next_ino,
+            inodes,
+            bytes,
+            data_packs_added,
+            hot_set,
+            reason,
         })
     }
 
@@ -130,9 +136,7 @@ impl Snapshot {
     }
 }
 
-pub(super) fn check_count(
-    what: &'static str, len: usize, max: usize,
-) -> Result<(), FormatError> {
+pub(super) fn check_count(what: &'static str, len: usize, max: usize) -> Result<(), FormatError> {
     if len > max {
         return Err(FormatError::TooLong { what, len: len as u64, max: max as u64 });
     }

@@ -1,1 +1,25 @@
-//! (to be written)
+//! The kernel's view: a thin adapter from FUSE requests to `fs`, and a mount's life.
+//!
+//! Promises: each request is answered exactly once and in bounded time, also when a handler
+//! panics or the store hangs; the threads that read requests never wait for the store; this
+//! process never waits on its own mount. Must not know: where bytes live, or what a store is.
+
+mod count;
+mod device;
+mod error;
+mod flight;
+mod helper;
+mod init;
+mod mount;
+mod mountinfo;
+mod mountpoint;
+mod options;
+mod pool;
+mod prime;
+mod read_ahead;
+mod watchdog;
+
+pub use count::{Opcode, RequestCounts};
+pub use error::FuseError;
+pub use mount::Mounted;
+pub use options::MountOptions;

@@ -133,8 +133,10 @@ pub enum WorkspaceError {
         cause: String,
     },
     /// The time given ran out, or the watcher said stop. Everything is kept locally.
-    #[error("stopped before everything was in the store; everything is kept in the local \
-             directory, and a later try goes on from there")]
+    #[error(
+        "stopped before everything was in the store; everything is kept in the local \
+             directory, and a later try goes on from there"
+    )]
     Stopped,
     /// The local directory: locked by another process, full, damaged.
     #[error(transparent)]

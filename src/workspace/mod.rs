@@ -75,7 +75,9 @@ impl Workspace {
     /// store can't be reached, it is tried again until then; none: one try. Dirty pages that the
     /// kernel still has are not here yet: unmount, or `syncfs` the mount, before.
     pub fn hibernate(
-        &self, until: Option<Duration>, watch: &mut Watch<'_>,
+        &self,
+        until: Option<Duration>,
+        watch: &mut Watch<'_>,
     ) -> Result<Receipt, WorkspaceError> {
         let _ = (until, watch);
         todo!()

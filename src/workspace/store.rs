@@ -60,9 +60,7 @@ impl Store {
     /// Makes a store at an empty address: checks that the store honours conditional writes, then
     /// writes the format object with a new id and secret. Where there is a store already, it is
     /// opened; the flag says whether it was made now.
-    pub fn init(
-        remote: Arc<Remote>, clock: &dyn Clock,
-    ) -> Result<(Store, bool), WorkspaceError> {
+    pub fn init(remote: Arc<Remote>, clock: &dyn Clock) -> Result<(Store, bool), WorkspaceError> {
         let _ = (remote, clock);
         todo!()
     }
@@ -93,7 +91,9 @@ impl Store {
 
     /// The snapshot with this id, this unique beginning of an id, or `latest`.
     pub fn find_snapshot(
-        &self, name: &WorkspaceName, text: &str,
+        &self,
+        name: &WorkspaceName,
+        text: &str,
     ) -> Result<SnapshotId, WorkspaceError> {
         let _ = (name, text);
         todo!()

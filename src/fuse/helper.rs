@@ -1,0 +1,153 @@
+//! Short-lived child processes for whatever touches the mount.
+//!
+//! The process that serves a mount must not wait on it: a thread of ours inside the mount keeps
+//! `/dev/fuse` open when we are killed, so nobody would ever answer it. A forked child that has
+//! closed every descriptor can block, and be left behind, without harm.
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+
+/// How long a child may take to open two files of a mount.
+const PRIME_MILLIS_MAX: u32 = 5_000;
+
+/// How long a child may take to unmount: it writes back what is dirty.
+const UNMOUNT_MILLIS_MAX: u32 = 120_000;
+
+/// How long a child may take to find a mount dead.
+const PROBE_MILLIS_MAX: u32 = 1_000;
+
+/// Opens and closes the root directory and one file in it, once each.
+pub(super) fn open_once(root: &Path, file: &Path) -> io::Result<()> {
+    let root = c_path(root)?;
+    let file = c_path(file)?;
+    run(PRIME_MILLIS_MAX, &|| {
+        let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOCTTY;
+        // SAFETY: both are NUL-terminated and live in the parent's copied memory.
+        let fds = unsafe {
+            [libc::open(file.as_ptr(), flags), libc::open(root.as_ptr(), flags | libc::O_DIRECTORY)]
+        };
+        let failed = fds.iter().any(|fd| *fd < 0);
+        let errno = if failed { nix::errno::Errno::last_raw() } else { 0 };
+        for fd in fds {
+            // SAFETY: closing a descriptor that was just opened, or -1.
+            unsafe { libc::close(fd) };
+        }
+        errno
+    })
+}
+
+/// `umount2(2)` with these flags.
+pub(super) fn unmount(mountpoint: &Path, flags: i32) -> io::Result<()> {
+    let path = c_path(mountpoint)?;
+    run(UNMOUNT_MILLIS_MAX, &|| {
+        // SAFETY: a NUL-terminated path.
+        match unsafe { libc::umount2(path.as_ptr(), flags | libc::UMOUNT_NOFOLLOW) } {
+            0 => 0,
+            _ => nix::errno::Errno::last_raw(),
+        }
+    })
+}
+
+/// Whether a mount's root answers `ENOTCONN`. A mount that does not answer at all is not dead.
+pub(super) fn is_disconnected(mountpoint: &Path) -> bool {
+    let Ok(path) = c_path(mountpoint) else { return false };
+    let answer = run(PROBE_MILLIS_MAX, &|| {
+        let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_DIRECTORY;
+        // SAFETY: a NUL-terminated path; the descriptor dies with the child.
+        match unsafe { libc::open(path.as_ptr(), flags) } {
+            fd if fd >= 0 => 0,
+            _ => nix::errno::Errno::last_raw(),
+        }
+    });
+    answer.is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// Runs `work` in a child without descriptors. It gives an errno, 0 for success.
+///
+/// `work` runs in a fork of a process with many threads: it may make system calls, and must not
+/// allocate, lock or panic.
+fn run(millis_max: u32, work: &dyn Fn() -> i32) -> io::Result<()> {
+    // SAFETY: the child makes system calls only, then _exit.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            // SAFETY: plain system calls. Without closing, the child would keep /dev/fuse open.
+            unsafe {
+                libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
+                libc::_exit(work());
+            }
+        }
+        ForkResult::Parent { child } => {
+            let mut waited_millis = 0;
+            let mut pause_millis = 1;
+            loop {
+                match waitpid(child, Some(WaitPidFlag::WNOHANG)) {
+                    Ok(WaitStatus::Exited(_, 0)) => return Ok(()),
+                    Ok(WaitStatus::Exited(_, errno)) => {
+                        return Err(io::Error::from_raw_os_error(errno));
+                    }
+                    Ok(WaitStatus::Signaled(..)) => {
+                        return Err(io::ErrorKind::Interrupted.into());
+                    }
+                    Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                    // Somebody else reaps children (SIGCHLD ignored): the outcome is unknown.
+                    Err(errno) => return Err(errno.into()),
+                }
+                if waited_millis >= millis_max {
+                    abandon(child);
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                thread::sleep(Duration::from_millis(pause_millis.into()));
+                waited_millis += pause_millis;
+                pause_millis = (pause_millis * 2).min(20);
+            }
+        }
+    }
+}
+
+/// Kills a late child and leaves its reaping to a thread: it may not die before it is answered.
+fn abandon(child: nix::unistd::Pid) {
+    let _ = kill(child, Signal::SIGKILL);
+    let reaper = thread::Builder::new().name("dormouse-reaper".to_owned());
+    // Without a thread the child stays a zombie until we exit.
+    let _ = reaper.spawn(move || waitpid(child, None));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_childs_errno_comes_back() {
+        assert!(run(5_000, &|| 0).is_ok());
+        let error = run(5_000, &|| libc::EBUSY).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
+    }
+
+    #[test]
+    fn a_child_that_hangs_is_given_up() {
+        let error = run(20, &|| {
+            // SAFETY: waits for a signal.
+            unsafe { libc::pause() };
+            0
+        });
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_directory_of_the_local_disk_is_not_a_dead_mount() {
+        assert!(!is_disconnected(Path::new("/")));
+        assert!(!is_disconnected(Path::new("/does/not/exist")));
+    }
+}

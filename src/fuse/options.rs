@@ -1,0 +1,82 @@
+//! What a mount is asked to be.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of one mount. `MountOptions::new` gives the defaults that suit a sandbox.
+#[derive(Debug, Clone)]
+pub struct MountOptions {
+    /// The directory to mount on.
+    pub mountpoint: PathBuf,
+    /// What `/proc/mounts` shows as the source: the workspace's name, so that an fstab line and
+    /// the mount are seen as one.
+    pub source: String,
+    /// Users other than the mount's owner may enter. Permissions are checked by the kernel
+    /// either way. Without root it needs `user_allow_other` in `/etc/fuse.conf`.
+    pub allow_other: bool,
+    /// Mount read-only.
+    pub read_only: bool,
+    /// Honour set-user-id bits.
+    pub suid: bool,
+    /// Honour device nodes.
+    pub dev: bool,
+    /// Mount over a directory that has entries.
+    pub allow_nonempty: bool,
+    /// Extended attributes and ACLs. Off saves one request per written file (the kernel asks
+    /// for `security.capability`) and answers `EOPNOTSUPP`.
+    pub xattr: bool,
+    /// The kernel collects writes and sends them later and larger. Saves requests on small
+    /// writes; what it holds back is not in a checkpoint until it is flushed.
+    pub writeback_cache: bool,
+    /// Threads that read requests; 0: one per core, at least 2.
+    pub threads: usize,
+    /// Give each thread its own `/dev/fuse` descriptor (`FUSE_DEV_IOC_CLONE`).
+    pub clone_fd: bool,
+    /// Let the scheduler treat the serving threads' cores as free (`SCHED_IDLE`), under a
+    /// governor that undoes it while the machine is busy (DESIGN.md section 7).
+    pub idle_class: bool,
+    /// Largest write request, in bytes: 4 KiB to 1 MiB.
+    pub write_bytes_max: u32,
+    /// Read-ahead of the mount, in KiB; 0 leaves the kernel's.
+    pub read_ahead_kib: u32,
+    /// Longest time from a request's arrival to its answer when it must wait for the store.
+    pub deadline: Duration,
+    /// Threads that wait for the store, started on demand.
+    pub waiting_threads_max: usize,
+    /// Requests that wait for one of those threads; more are answered `EIO` at once.
+    pub waiting_requests_max: usize,
+}
+
+impl MountOptions {
+    /// Defaults: everybody may enter, read-write, `nosuid`, `nodev`.
+    #[must_use]
+    pub fn new(mountpoint: impl Into<PathBuf>, source: impl Into<String>) -> MountOptions {
+        MountOptions {
+            mountpoint: mountpoint.into(),
+            source: source.into(),
+            allow_other: true,
+            read_only: false,
+            suid: false,
+            dev: false,
+            allow_nonempty: false,
+            xattr: true,
+            writeback_cache: false,
+            threads: 0,
+            clone_fd: false,
+            idle_class: false,
+            write_bytes_max: 1024 * 1024,
+            read_ahead_kib: 1024,
+            deadline: Duration::from_secs(60),
+            waiting_threads_max: 64,
+            waiting_requests_max: 4096,
+        }
+    }
+
+    /// Number of serving threads.
+    pub(super) fn threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(2, usize::from).max(2),
+            threads => threads,
+        }
+    }
+}

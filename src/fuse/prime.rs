@@ -1,0 +1,90 @@
+//! The first OPEN of a mount, made on purpose.
+//!
+//! The kernel learns that there are no OPEN, FLUSH and RELEASE requests when its first OPEN is
+//! answered `ENOSYS`. Until then each file that a CREATE opened costs a FLUSH and a RELEASE; and
+//! a mount that only creates never sends an OPEN. So a child process opens one file right after
+//! the mount: a name in the root directory that exists for that moment only, in this adapter and
+//! not in the workspace.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::UNIX_EPOCH;
+
+use fuser::{FileAttr, FileType, INodeNo};
+
+/// An inode number that no file has: numbers are given from 2 up.
+const INO: INodeNo = INodeNo(u64::MAX - 1);
+
+/// The passing file.
+#[derive(Debug)]
+pub(super) struct Prime {
+    name: String,
+    is_shown: AtomicBool,
+}
+
+impl Prime {
+    /// `token` makes the name this mount's own.
+    pub(super) fn new(token: u32) -> Prime {
+        Prime { name: format!(".dormouse-prime-{token}"), is_shown: AtomicBool::new(true) }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// From now on the name is an ordinary one.
+    pub(super) fn hide(&self) {
+        self.is_shown.store(false, Ordering::Release);
+    }
+
+    /// The file's attributes if this looks it up.
+    pub(super) fn looked_up(&self, parent: INodeNo, name: &[u8]) -> Option<FileAttr> {
+        let matches = self.is_shown.load(Ordering::Acquire)
+            && parent == INodeNo::ROOT
+            && name == self.name.as_bytes();
+        matches.then(attr)
+    }
+
+    /// The file's attributes if it has this number. The kernel may hold the inode for long
+    /// after the name is gone.
+    pub(super) fn attr_of(ino: INodeNo) -> Option<FileAttr> {
+        (ino == INO).then(attr)
+    }
+}
+
+fn attr() -> FileAttr {
+    FileAttr {
+        ino: INO,
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: FileType::RegularFile,
+        perm: 0o444,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_seen_in_the_root_until_it_is_hidden() {
+        let prime = Prime::new(7);
+        let name = prime.name().to_owned();
+        assert!(prime.looked_up(INodeNo::ROOT, name.as_bytes()).is_some());
+        assert!(prime.looked_up(INodeNo(2), name.as_bytes()).is_none());
+        assert!(prime.looked_up(INodeNo::ROOT, b"x").is_none());
+        prime.hide();
+        assert!(prime.looked_up(INodeNo::ROOT, name.as_bytes()).is_none());
+        assert!(Prime::attr_of(INO).is_some(), "the kernel may still ask");
+        assert!(Prime::attr_of(INodeNo(1)).is_none());
+    }
+}

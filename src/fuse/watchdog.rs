@@ -1,0 +1,103 @@
+//! Ends a connection that is no longer answered: a request that waits for ever makes its caller
+//! unkillable, so the mount is given up first.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::flight::InFlight;
+use super::helper;
+
+/// Times the deadline that a request may wait before the connection is aborted.
+const DEADLINES_MAX: u32 = 2;
+
+/// Ends the connection behind a mount: everybody inside gets `ENOTCONN` or `ECONNABORTED`.
+#[derive(Debug, Clone)]
+pub(super) struct Aborter {
+    mountpoint: PathBuf,
+    connection: u32,
+}
+
+impl Aborter {
+    pub(super) fn new(mountpoint: &Path, connection: u32) -> Aborter {
+        Aborter { mountpoint: mountpoint.to_owned(), connection }
+    }
+
+    /// Aborts by fusectl, or where that is not mounted by a forced lazy unmount.
+    pub(super) fn abort(&self) -> io::Result<()> {
+        let control = format!("/sys/fs/fuse/connections/{}/abort", self.connection);
+        match fs::write(control, b"1") {
+            Ok(()) => Ok(()),
+            Err(_) => helper::unmount(&self.mountpoint, libc::MNT_FORCE | libc::MNT_DETACH),
+        }
+    }
+}
+
+/// The watching thread.
+#[derive(Debug)]
+pub(super) struct Watchdog {
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watchdog {
+    /// Watches until dropped.
+    pub(super) fn start(
+        in_flight: Arc<InFlight>,
+        aborter: Aborter,
+        deadline: Duration,
+    ) -> io::Result<Watchdog> {
+        let stop = Arc::new((Mutex::new(false), Condvar::new()));
+        let stopped = Arc::clone(&stop);
+        let watch = move || watch(&in_flight, &aborter, deadline, &stopped);
+        let thread = thread::Builder::new().name("dormouse-watch".to_owned()).spawn(watch)?;
+        Ok(Watchdog { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        *self.stop.0.lock() = true;
+        self.stop.1.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the watchdog is no reason to fail an unmount.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn watch(
+    in_flight: &InFlight,
+    aborter: &Aborter,
+    deadline: Duration,
+    stop: &(Mutex<bool>, Condvar),
+) {
+    let patience = deadline * DEADLINES_MAX;
+    let pause = (deadline / 4).clamp(Duration::from_millis(50), Duration::from_secs(5));
+    let mut stopped = stop.0.lock();
+    while !*stopped {
+        stop.1.wait_for(&mut stopped, pause);
+        let Some((request, age)) = in_flight.oldest().filter(|(_, age)| *age > patience) else {
+            continue;
+        };
+        // Stopping must not wait for the abort.
+        drop(stopped);
+        tracing::error!(
+            opcode = %request.opcode,
+            ino = %request.ino,
+            waited_secs = age.as_secs(),
+            unanswered = in_flight.len(),
+            mountpoint = %aborter.mountpoint.display(),
+            "a request was not answered in time: aborting the mount; local data is kept"
+        );
+        if let Err(error) = aborter.abort() {
+            tracing::error!(%error, "the mount can't be aborted");
+        }
+        return;
+    }
+}
