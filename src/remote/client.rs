@@ -12,7 +12,9 @@ use tokio::sync::mpsc;
 use super::engine::Engine;
 use super::limit::Priority;
 use super::ticket::join;
-use super::{ConditionStyle, Fetches, MemoryStore, Object, ObjectMeta, ObjectStore, PutMode};
+use super::{
+    ConditionStyle, DirectoryStore, Fetches, MemoryStore, Object, ObjectMeta, ObjectStore, PutMode,
+};
 use super::{PutTicket, RemoteError, RemoteOptions, RemoteStats, StoreUrl, Stored, probe};
 use crate::types::Clock;
 
@@ -47,7 +49,7 @@ impl Remote {
     ) -> Result<Arc<Remote>, RemoteError> {
         let store: Arc<dyn ObjectStore> = match url {
             StoreUrl::Memory(name) => Arc::new(MemoryStore::named(name, Arc::clone(&clock))),
-            StoreUrl::Directory(_) => todo!(),
+            StoreUrl::Directory(path) => Arc::new(DirectoryStore::new(path)),
             StoreUrl::S3 { .. } => todo!(),
         };
         Remote::from_store(store, options, clock)

@@ -29,8 +29,8 @@ pub enum RemoteError {
         /// What happened.
         cause: String,
     },
-    /// Credentials are missing or were refused.
-    #[error("the store refused the credentials: {cause}")]
+    /// Credentials or rights are missing or were refused.
+    #[error("the store refused access: {cause}")]
     Denied {
         /// The store's words.
         cause: String,

@@ -11,6 +11,7 @@
 
 mod client;
 mod counting;
+mod directory;
 mod durable;
 mod engine;
 mod error;
@@ -29,6 +30,7 @@ mod url;
 
 pub use client::{GetRequest, Remote};
 pub use counting::{Call, CountingStore, Op};
+pub use directory::DirectoryStore;
 pub use durable::{Durable, Stored};
 pub use error::RemoteError;
 pub use fault::{Fault, FaultStore, When};
