@@ -1,5 +1,6 @@
 //! What can go wrong with a workspace, by what the caller will do about it.
 
+use crate::format::FormatError;
 use crate::local::LocalError;
 use crate::remote::RemoteError;
 use crate::types::{Epoch, WorkspaceName};
@@ -155,6 +156,16 @@ impl From<RemoteError> for WorkspaceError {
 }
 
 impl WorkspaceError {
+    /// A stored structure that can't be decoded, of the object `what`.
+    pub(super) fn format(what: &str, cause: FormatError) -> WorkspaceError {
+        match cause {
+            FormatError::NewerVersion { found, supported, .. } => {
+                WorkspaceError::NewerFormat { what: what.to_owned(), found, supported }
+            }
+            cause => WorkspaceError::Corrupt { what: what.to_owned(), cause: cause.to_string() },
+        }
+    }
+
     /// Whether the same call may succeed later without anyone doing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {

@@ -9,9 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::WorkspaceError;
-use crate::format::{Head, Lease, SnapshotRef};
+use crate::format::{Head, Lease, SnapshotRef, head_key};
 use crate::remote::{Durable, Object, PutMode, Remote, RemoteError, Version};
-use crate::types::{CacheId, WorkspaceName};
+use crate::types::{CacheId, Epoch, Ino, WorkspaceName};
 
 /// Swaps that may be tried again because the head changed under us or the answer was lost.
 const SWAP_TRIES_MAX: u32 = 8;
@@ -43,13 +43,24 @@ pub enum Swapped {
 impl NextHead {
     /// The first head of a new workspace: names nothing.
     pub fn first(name: &WorkspaceName, lease: Lease) -> NextHead {
-        NextHead(Head::first(name.clone(), lease))
+        NextHead(Head {
+            nonce: nonce(),
+            workspace: name.clone(),
+            epoch: Epoch(1),
+            lease: Some(lease),
+            snapshot: None,
+            root: None,
+            nodes: Vec::new(),
+            tree_packs: Vec::new(),
+            next_ino: Ino(Ino::ROOT.0 + 1),
+            inodes: 0,
+            bytes: 0,
+        })
     }
 
     /// The same state with another lease; with `epoch + 1` when it is acquired.
     pub fn with_lease(head: &Head, lease: Option<Lease>, acquire: bool) -> NextHead {
-        let mut next = head.clone();
-        next.lease = lease;
+        let mut next = Head { nonce: nonce(), lease, ..head.clone() };
         if acquire {
             next.epoch.0 += 1;
         }
@@ -58,7 +69,8 @@ impl NextHead {
 
     /// A new state. `snapshot` is stored, and it was stored after all that it names.
     pub fn sealed(next: Head, snapshot: &Durable<SnapshotRef>) -> NextHead {
-        NextHead(Head { snapshot: Some(snapshot.value().clone()), ..next })
+        let snapshot = Some(snapshot.value().clone());
+        NextHead(Head { nonce: nonce(), snapshot, ..next })
     }
 
     /// What will be written.
@@ -67,14 +79,19 @@ impl NextHead {
     }
 }
 
-/// Key of a workspace's head.
-pub fn key(name: &WorkspaceName) -> String {
-    format!("workspaces/{name}/head")
+/// So that no two heads are ever the same bytes (see `format`).
+fn nonce() -> [u8; 16] {
+    let mut nonce = [0; 16];
+    // Without it a head is still told from others by its epoch and snapshot.
+    if getrandom::fill(&mut nonce).is_err() {
+        tracing::warn!("the system gives no random numbers");
+    }
+    nonce
 }
 
 /// Decodes a head that was just fetched.
 pub fn decode(name: &WorkspaceName, object: &Object) -> Result<ReadHead, WorkspaceError> {
-    let what = key(name);
+    let what = head_key(name);
     let head = Head::decode(&object.bytes).map_err(|cause| WorkspaceError::format(&what, cause))?;
     if head.workspace != *name {
         let cause = format!("it is the head of {}", head.workspace);
@@ -88,7 +105,7 @@ pub fn decode(name: &WorkspaceName, object: &Object) -> Result<ReadHead, Workspa
 
 /// Reads the head: one request.
 pub fn read(remote: &Remote, name: &WorkspaceName) -> Result<Option<ReadHead>, WorkspaceError> {
-    match remote.get(&key(name)) {
+    match remote.get(&head_key(name)) {
         Ok(object) => decode(name, &object).map(Some),
         Err(RemoteError::Absent { .. }) => Ok(None),
         Err(error) => Err(error.into()),
@@ -103,12 +120,13 @@ pub fn swap(
     remote: &Remote, from: Option<Version>, next: &NextHead, me: CacheId,
 ) -> Result<Swapped, WorkspaceError> {
     let name = &next.0.workspace;
-    let bytes = Bytes::from(next.0.encode());
+    let malformed = |cause| WorkspaceError::format(&head_key(name), cause);
+    let bytes = Bytes::from(next.0.encode().map_err(malformed)?);
     let mut from = from;
     let mut last = None;
     for _ in 0..SWAP_TRIES_MAX {
         let mode = from.clone().map_or(PutMode::Create, PutMode::Swap);
-        match remote.put(&key(name), bytes.clone(), mode) {
+        match remote.put(&head_key(name), bytes.clone(), mode) {
             Ok(stored) => return Ok(Swapped::Won(stored.version().clone())),
             Err(error @ (RemoteError::Conflict { .. } | RemoteError::Ambiguous { .. })) => {
                 last = Some(error);
@@ -127,7 +145,7 @@ pub fn swap(
         }
     }
     let ambiguous = || RemoteError::Ambiguous {
-        key: key(name),
+        key: head_key(name),
         cause: String::from("the head kept changing"),
     };
     Err(last.unwrap_or_else(ambiguous).into())

@@ -8,13 +8,13 @@ use std::vec;
 
 use bytes::Bytes;
 
-use crate::chunks::ChunkError;
-use crate::format::{Key, KeyParts, decode_extent};
-use crate::local::{Cut, LocalError, Slot};
+use crate::chunks::{ChunkError, Fetch};
+use crate::format::{Key, KeyParts, Tag, decode_extent};
+use crate::namespace::{CutView, NamespaceError};
 use crate::tree::TreeError;
 use crate::types::Ino;
 
-use super::plan::is_staged;
+use super::plan::{is_staged, piece_start};
 
 /// Records read at once.
 const PAGE_RECORDS: usize = 4096;
@@ -22,46 +22,57 @@ const PAGE_RECORDS: usize = 4096;
 /// A record of the new tree: its value, or none for a record that must not be there.
 pub type Change = (Key, Option<Bytes>);
 
-/// First key after all records.
-pub const KEYS_END: [u8; 9] = [0xff; 9];
-
-/// Key from which on a scan goes on after `key`: the next one that could exist.
-pub fn after(key: &Key) -> Vec<u8> {
-    let mut next = key.as_bytes().to_vec();
-    next.push(0);
-    next
+/// What the new tree is made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The changes against the base, for a merge into it.
+    Changes,
+    /// Every record, for a tree written anew.
+    All(Fetch),
 }
 
-/// Sorted pages of a cut's slots, without the mount's own state.
-pub struct Slots<'a, 'b> {
-    cut: &'a Cut<'b>,
-    from: Vec<u8>,
-    page: VecDeque<(Key, Slot)>,
+/// Sorted pages of a cut's records, without the mount's own state.
+struct Records<'a, 'b> {
+    view: &'a CutView<'b>,
+    scope: Scope,
+    from: Key,
+    page: VecDeque<Change>,
     ended: bool,
 }
 
-impl<'a, 'b> Slots<'a, 'b> {
-    /// All slots of the cut that a seal may look at.
-    pub fn new(cut: &'a Cut<'b>) -> Slots<'a, 'b> {
-        Slots { cut, from: Vec::new(), page: VecDeque::new(), ended: false }
+impl<'a, 'b> Records<'a, 'b> {
+    fn new(view: &'a CutView<'b>, scope: Scope) -> Records<'a, 'b> {
+        let from = Key::tag_start(Ino::META, Tag::Attr);
+        Records { view, scope, from, page: VecDeque::new(), ended: false }
     }
 
-    fn fill(&mut self) -> Result<(), LocalError> {
+    fn fill(&mut self) -> Result<(), NamespaceError> {
         while self.page.is_empty() && !self.ended {
-            let page = self.cut.range(&self.from, &KEYS_END, PAGE_RECORDS)?;
+            let page = self.read()?;
             match page.last() {
-                Some((key, _)) if page.len() >= PAGE_RECORDS => self.from = after(key),
-                _ => self.ended = true,
+                Some((key, _)) => self.from = key.successor(),
+                None => self.ended = true,
             }
-            let sealed = |key: &Key| !matches!(key.parts(), Some(KeyParts::Local(_)) | None);
-            self.page.extend(page.into_iter().filter(|(key, _)| sealed(key)));
+            let is_local = |key: &Key| matches!(key.parts(), Some(KeyParts::Local(_)));
+            self.page.extend(page.into_iter().filter(|(key, _)| !is_local(key)));
         }
         Ok(())
     }
+
+    fn read(&self) -> Result<Vec<Change>, NamespaceError> {
+        match self.scope {
+            Scope::Changes => self.view.changes(self.from.as_bytes(), PAGE_RECORDS),
+            Scope::All(fetch) => {
+                let end = Key::tag_end(Ino(u64::MAX), Tag::Local);
+                let page = self.view.range(&self.from, &end, PAGE_RECORDS, fetch)?;
+                Ok(page.into_iter().map(|(key, value)| (key, Some(value))).collect())
+            }
+        }
+    }
 }
 
-impl Iterator for Slots<'_, '_> {
-    type Item = Result<(Key, Slot), LocalError>;
+impl Iterator for Records<'_, '_> {
+    type Item = Result<Change, NamespaceError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         match self.fill() {
@@ -74,82 +85,94 @@ impl Iterator for Slots<'_, '_> {
     }
 }
 
-/// The stream. Where an edit and a slot have one key, the edit holds. Staged extents without an
+/// The stream. Where an edit and a record have one key, the edit holds. Staged extents without an
 /// edit are those of orphans: they are left out, and the base keeps what it has there, which only
 /// the orphan's removal will ever look at.
-pub struct Changes<'a, 'b> {
-    slots: Slots<'a, 'b>,
+pub struct NewRecords<'a, 'b> {
+    records: Records<'a, 'b>,
     ahead: Option<Change>,
     edits: Peekable<vec::IntoIter<Change>>,
 }
 
-impl<'a, 'b> Changes<'a, 'b> {
-    /// The slots of `cut` with `edits` (sorted by key, one per key) laid over them.
-    pub fn new(cut: &'a Cut<'b>, edits: Vec<Change>) -> Changes<'a, 'b> {
-        Changes { slots: Slots::new(cut), ahead: None, edits: edits.into_iter().peekable() }
+impl<'a, 'b> NewRecords<'a, 'b> {
+    /// The records of `view` with `edits` (sorted by key, one per key) laid over them.
+    pub fn new(
+        view: &'a CutView<'b>, scope: Scope, edits: Vec<Change>,
+    ) -> NewRecords<'a, 'b> {
+        let records = Records::new(view, scope);
+        NewRecords { records, ahead: None, edits: edits.into_iter().peekable() }
     }
 
-    fn read_ahead(&mut self) -> Result<(), LocalError> {
+    fn read_ahead(&mut self) -> Result<(), NamespaceError> {
         while self.ahead.is_none() {
-            let Some(next) = self.slots.next() else { return Ok(()) };
-            let (key, slot) = next?;
-            self.ahead = match slot {
-                Slot::Tombstone => Some((key, None)),
-                Slot::Value(value) if staged_record(&key, &value) => None,
-                Slot::Value(value) => Some((key, Some(value))),
-            };
+            let Some(next) = self.records.next() else { return Ok(()) };
+            let (key, value) = next?;
+            let staged = value.as_ref().is_some_and(|value| is_staged_record(&key, value));
+            self.ahead = (!staged).then_some((key, value));
         }
         Ok(())
     }
-}
 
-impl Iterator for Changes<'_, '_> {
-    type Item = Result<Change, TreeError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Err(error) = self.read_ahead() {
-            return Some(Err(TreeError::Chunk(ChunkError::Local(error))));
-        }
+    fn take(&mut self) -> Option<Change> {
         let edit = self.edits.peek().map(|(key, _)| key);
-        let slot = self.ahead.as_ref().map(|(key, _)| key);
-        match (edit, slot) {
-            (Some(edit), Some(slot)) if edit == slot => {
-                self.ahead = None;
-                self.edits.next().map(Ok)
+        let record = self.ahead.as_ref().map(|(key, _)| key);
+        match (edit, record) {
+            (Some(edit), Some(record)) if edit > record => self.ahead.take(),
+            (Some(edit), record) => {
+                if Some(edit) == record {
+                    self.ahead = None;
+                }
+                self.edits.next()
             }
-            (Some(edit), Some(slot)) if edit > slot => self.ahead.take().map(Ok),
-            (Some(_), _) => self.edits.next().map(Ok),
-            (None, _) => self.ahead.take().map(Ok),
+            (None, _) => self.ahead.take(),
         }
     }
 }
 
-fn staged_record(key: &Key, value: &[u8]) -> bool {
+impl Iterator for NewRecords<'_, '_> {
+    type Item = Result<Change, TreeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Err(error) = self.read_ahead() {
+                return Some(Err(tree_error(error)));
+            }
+            match self.take()? {
+                // A tree written anew has nothing to remove.
+                (_, None) if self.records.scope != Scope::Changes => {}
+                change => return Some(Ok(change)),
+            }
+        }
+    }
+}
+
+fn tree_error(error: NamespaceError) -> TreeError {
+    match error {
+        NamespaceError::Tree(error) => error,
+        NamespaceError::Local(error) => TreeError::Chunk(ChunkError::Local(error)),
+        NamespaceError::NotLocal(_) => TreeError::NotLocal,
+        other => TreeError::Source(other.to_string()),
+    }
+}
+
+fn is_staged_record(key: &Key, value: &[u8]) -> bool {
     matches!(key.parts(), Some(KeyParts::Extent(..)))
         && decode_extent(value).is_ok_and(|extent| is_staged(&extent))
 }
 
-/// Which inodes of the cut are orphans, and which pieces of all others hold staged bytes (by
-/// their start), in key order.
+/// Pieces of the cut that hold staged bytes, by inode and start, in order; but for the orphans'.
 pub fn staged_pieces(
-    cut: &Cut<'_>,
-) -> Result<(HashSet<Ino>, Vec<(Ino, u64)>), LocalError> {
-    let mut orphans = HashSet::new();
+    view: &CutView<'_>, orphans: &HashSet<Ino>,
+) -> Result<Vec<(Ino, u64)>, NamespaceError> {
     let mut pieces = Vec::new();
-    for next in Slots::new(cut) {
-        let (key, Slot::Value(value)) = next? else { continue };
-        match key.parts() {
-            Some(KeyParts::Orphan(ino)) => {
-                orphans.insert(ino);
-            }
-            Some(KeyParts::Extent(ino, offset)) if staged_record(&key, &value) => {
-                let piece = (ino, super::plan::piece_start(offset));
-                if pieces.last() != Some(&piece) && !orphans.contains(&ino) {
-                    pieces.push(piece);
-                }
-            }
-            _ => {}
+    for next in Records::new(view, Scope::Changes) {
+        let (key, Some(value)) = next? else { continue };
+        let Some(KeyParts::Extent(ino, offset)) = key.parts() else { continue };
+        let piece = (ino, piece_start(offset));
+        let known = pieces.last() == Some(&piece) || orphans.contains(&ino);
+        if !known && is_staged_record(&key, &value) {
+            pieces.push(piece);
         }
     }
-    Ok((orphans, pieces))
+    Ok(pieces)
 }
