@@ -118,6 +118,15 @@ impl Key {
         Key(bytes.into())
     }
 
+    /// The least bytes greater than this key: where a scan goes on. Not a record's key.
+    #[must_use]
+    pub fn successor(&self) -> Key {
+        let mut bytes = Vec::with_capacity(self.0.len() + 1);
+        bytes.extend_from_slice(&self.0);
+        bytes.push(0);
+        Key(bytes.into())
+    }
+
     /// Checks and takes bytes from a node or a journal.
     pub fn from_bytes(bytes: &[u8]) -> Result<Key, KeyError> {
         KeyParts::parse(bytes)?;

@@ -13,7 +13,7 @@
 
 use bytes::Bytes;
 
-use crate::types::{Ino, NodeId, PackId};
+use crate::types::{NodeId, PackId};
 
 use super::bytes::{Reader, Writer};
 use super::frame::{FRAME_HEADER_LEN, NODE_LEN_MAX};
@@ -393,9 +393,7 @@ fn check_key(reader: &Reader<'_>, last: &[u8], key: &[u8]) -> Result<(), FormatE
     match super::KeyParts::parse(key) {
         Err(_) => Err(reader.malformed("key")),
         // A store must not be able to plant a mount's local state.
-        Ok(_) if key.starts_with(&Ino::META.0.to_be_bytes()) => {
-            Err(reader.malformed("a local record"))
-        }
+        Ok(super::KeyParts::Local(_)) => Err(reader.malformed("a local record")),
         Ok(_) if key <= last => Err(reader.malformed("keys are not in order")),
         Ok(_) => Ok(()),
     }

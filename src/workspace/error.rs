@@ -13,7 +13,7 @@ pub enum WorkspaceError {
     #[error("there is no Dormouse store at this address; make one with `dormouse init`")]
     NoStore,
     /// The store has no such workspace, and none was to be made.
-    #[error("the store has no workspace {name}; `mount` makes it unless --no-create is given")]
+    #[error("the store has no workspace {name}; `dormouse mount --create` makes it")]
     NoWorkspace {
         /// The workspace.
         name: WorkspaceName,

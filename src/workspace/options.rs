@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::local::LocalOptions;
 use crate::types::{SnapshotId, WorkspaceName};
 
 /// Settings of one mount. `ResumeOptions::new` gives the defaults of each.
@@ -32,6 +33,8 @@ pub struct ResumeOptions {
     pub fetch_timeout: Duration,
     /// What runs by itself.
     pub upkeep: Upkeep,
+    /// Limits of the local directory, its byte budget among them.
+    pub local: LocalOptions,
 }
 
 /// Settings of what a mounted workspace does by itself.
@@ -45,6 +48,8 @@ pub struct Upkeep {
     pub quiet_period: Duration,
     /// A change reaches the store at the latest after this; zero: no cap.
     pub unsynced_age_max: Duration,
+    /// Whether all metadata is fetched in the background after a resume.
+    pub prefetch: bool,
     /// Written bytes that may wait for the store; writers are slowed near it. Zero: no cap.
     pub unsynced_bytes_max: u64,
 }
@@ -57,7 +62,7 @@ impl ResumeOptions {
             name,
             local_dir,
             host: String::from("unknown"),
-            create: true,
+            create: false,
             lease_ttl: Duration::from_secs(600),
             steal: false,
             read_only: false,
@@ -66,6 +71,7 @@ impl ResumeOptions {
             root_owner: (0, 0),
             fetch_timeout: Duration::from_secs(60),
             upkeep: Upkeep::default(),
+            local: LocalOptions::default(),
         }
     }
 
@@ -83,6 +89,7 @@ impl Default for Upkeep {
             checkpoint_interval: Duration::from_secs(60),
             quiet_period: Duration::from_secs(2),
             unsynced_age_max: Duration::from_secs(300),
+            prefetch: true,
             unsynced_bytes_max: 0,
         }
     }
