@@ -1,0 +1,194 @@
+//! Single flight: a range of a pack that is on its way is waited for, never asked for twice.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+
+use crate::remote::RemoteError;
+use crate::types::{Clock, PackId};
+
+use super::window::Window;
+
+/// A range of a pack that somebody needs.
+pub(super) type Need = (PackId, Range<u64>);
+
+/// How a flight ended.
+#[derive(Debug, Clone)]
+pub(super) enum Landing {
+    /// The bytes from the window's start on; shorter than the window where the pack ends.
+    Bytes(Bytes),
+    /// The store's failure.
+    Failed(RemoteError),
+    /// Its leader went away without an answer (a panic): somebody else must lead.
+    Abandoned,
+}
+
+/// One request under way.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) pack: PackId,
+    pub(super) range: Range<u64>,
+    /// When its leader gives up. A waiter with more time tries again itself.
+    pub(super) deadline: Duration,
+    landing: Mutex<Option<Landing>>,
+    landed: Condvar,
+}
+
+/// All requests under way.
+///
+/// Lock order: the table, then the planner's lock (inside the `plan` callback), or then one
+/// flight's `landing`; nothing is held while a request runs.
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    table: Mutex<HashMap<PackId, Vec<Arc<Flight>>>>,
+}
+
+/// A flight that the holder must fly. Dropping it takes the flight off the table; one that was
+/// never landed counts as abandoned.
+#[derive(Debug)]
+pub(super) struct Lead<'a> {
+    flights: &'a Flights,
+    pub(super) flight: Arc<Flight>,
+    /// Indices of the needs that it serves.
+    pub(super) wanted: Vec<usize>,
+}
+
+/// Who brings what.
+#[derive(Debug)]
+pub(super) struct Departure<'a> {
+    /// Needs that a flight of somebody else covers.
+    pub(super) joined: Vec<(usize, Arc<Flight>)>,
+    /// Flights for the others.
+    pub(super) led: Vec<Lead<'a>>,
+}
+
+impl Flights {
+    /// Splits `needs` into those that are on their way and those to fetch; `plan` turns the
+    /// latter (given by index) into windows, which are on the table before anyone else looks.
+    pub(super) fn depart(
+        &self,
+        needs: &[(usize, Need)],
+        deadline: Duration,
+        plan: impl FnOnce(&[usize]) -> Vec<Window>,
+    ) -> Departure<'_> {
+        let mut departure = Departure { joined: Vec::new(), led: Vec::new() };
+        let mut missing = Vec::new();
+        let mut table = self.table.lock();
+        for (index, (pack, range)) in needs {
+            let covers = |flight: &&Arc<Flight>| {
+                flight.range.start <= range.start && range.end <= flight.range.end
+            };
+            match table.get(pack).and_then(|flights| flights.iter().find(covers)) {
+                Some(flight) => departure.joined.push((*index, Arc::clone(flight))),
+                None => missing.push(*index),
+            }
+        }
+        if missing.is_empty() {
+            return departure;
+        }
+        for Window { pack, range, wanted } in plan(&missing) {
+            let (landing, landed) = (Mutex::new(None), Condvar::new());
+            let flight = Arc::new(Flight { pack, range, deadline, landing, landed });
+            table.entry(pack).or_default().push(Arc::clone(&flight));
+            departure.led.push(Lead { flights: self, flight, wanted });
+        }
+        departure
+    }
+}
+
+impl Lead<'_> {
+    /// Hands the result to all who wait. The flight stays on the table until this is dropped, so
+    /// that who comes now is served too: drop it when the bytes can be found elsewhere.
+    pub(super) fn land(&self, landing: Landing) {
+        *self.flight.landing.lock() = Some(landing);
+        self.flight.landed.notify_all();
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        self.flight.landing.lock().get_or_insert(Landing::Abandoned);
+        self.flight.landed.notify_all();
+        let mut table = self.flights.table.lock();
+        if let Some(flights) = table.get_mut(&self.flight.pack) {
+            flights.retain(|flight| !Arc::ptr_eq(flight, &self.flight));
+            if flights.is_empty() {
+                table.remove(&self.flight.pack);
+            }
+        }
+    }
+}
+
+impl Flight {
+    /// The result, or none when `deadline` comes first.
+    pub(super) fn wait(&self, deadline: Duration, clock: &dyn Clock) -> Option<Landing> {
+        let mut landing = self.landing.lock();
+        loop {
+            if let Some(landing) = landing.as_ref() {
+                return Some(landing.clone());
+            }
+            let left = deadline.checked_sub(clock.monotonic()).filter(|left| !left.is_zero())?;
+            self.landed.wait_for(&mut landing, left);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ManualClock, SystemClock};
+
+    const PACK: PackId = PackId([1; 32]);
+
+    fn window(range: Range<u64>, wanted: &[usize]) -> Vec<Window> {
+        vec![Window { pack: PACK, range, wanted: wanted.to_vec() }]
+    }
+
+    fn forever() -> Duration {
+        Duration::from_secs(1 << 30)
+    }
+
+    #[test]
+    fn a_covered_range_joins_and_an_uncovered_one_leads() {
+        let flights = Flights::default();
+        let first =
+            flights.depart(&[(0, (PACK, 10..20))], forever(), |list| window(0..100, list));
+        assert_eq!((first.joined.len(), first.led.len()), (0, 1));
+        let needs = [(0, (PACK, 90..100)), (1, (PACK, 99..101)), (2, (PackId([2; 32]), 0..1))];
+        let second = flights.depart(&needs, forever(), |list| {
+            assert_eq!(list, [1, 2]);
+            window(99..200, &[1])
+        });
+        assert_eq!(second.joined[0].0, 0);
+        first.led[0].land(Landing::Bytes(Bytes::from_static(b"x")));
+        let landing = second.joined[0].1.wait(forever(), &SystemClock::new());
+        assert!(matches!(landing, Some(Landing::Bytes(bytes)) if bytes == "x"));
+        drop((first, second));
+        assert!(flights.table.lock().is_empty(), "landed flights leave the table");
+    }
+
+    #[test]
+    fn a_leader_that_vanishes_wakes_those_who_wait() {
+        let flights = Flights::default();
+        let lead = flights.depart(&[(0, (PACK, 0..1))], forever(), |list| window(0..9, list));
+        let joined = flights.depart(&[(0, (PACK, 0..1))], forever(), |_| Vec::new()).joined;
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| joined[0].1.wait(forever(), &SystemClock::new()));
+            drop(lead);
+            assert!(matches!(waiter.join().unwrap(), Some(Landing::Abandoned)));
+        });
+    }
+
+    #[test]
+    fn waiting_ends_at_the_waiters_deadline() {
+        let flights = Flights::default();
+        let lead = flights.depart(&[(0, (PACK, 0..1))], forever(), |list| window(0..9, list));
+        let clock = ManualClock::default();
+        clock.advance(Duration::from_secs(5));
+        assert!(lead.led[0].flight.wait(Duration::from_secs(5), &clock).is_none());
+    }
+}

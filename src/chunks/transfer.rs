@@ -1,0 +1,218 @@
+//! Bringing frames from the store: windows, single flight, and what came along into the cache.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::format::{FrameKind, PackSlot, pack_key};
+use crate::remote::RemoteError;
+
+use super::fetch::Fetcher;
+use super::flight::{Departure, Flight, Landing, Lead, Need};
+use super::frames::{FrameId, frames_of_data_window, frames_of_tree_window};
+use super::window::{TREE_WINDOW_BYTES, Window, slot_range, tree_window, tree_window_of};
+use crate::types::PackId;
+
+/// Who waits for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Urgency {
+    /// Somebody's read.
+    Foreground,
+    /// Nobody yet: foreground requests go first.
+    Background,
+}
+
+type Frame = Result<Bytes, RemoteError>;
+
+impl Fetcher {
+    /// Frames by their slots, unopened, one result each. All requests go out at once; what is
+    /// on its way for somebody else is waited for instead. Neighbours that come along are cached.
+    pub(super) fn fetch_frames(
+        &self,
+        kind: FrameKind,
+        slots: &[PackSlot],
+        deadline: Duration,
+    ) -> Vec<Frame> {
+        let mut frames: Vec<Option<Frame>> = vec![None; slots.len()];
+        let mut left: Vec<(usize, Need)> =
+            slots.iter().map(|slot| (slot.pack, slot_range(slot))).enumerate().collect();
+        while !left.is_empty() {
+            let Departure { joined, led } =
+                self.flights.depart(&left, deadline, |list| self.windows(kind, slots, list));
+            for (lead, landing) in self.fly(kind, led, deadline, Urgency::Foreground) {
+                for &index in &lead.wanted {
+                    frames[index] = Some(cut(&landing, &lead.flight, &slots[index]));
+                }
+            }
+            left.clear();
+            for (index, flight) in joined {
+                let slot = &slots[index];
+                match self.join(&flight, slot, deadline) {
+                    Some(frame) => frames[index] = Some(frame),
+                    None => left.push((index, (slot.pack, slot_range(slot)))),
+                }
+            }
+        }
+        let key = |slot: &PackSlot| RemoteError::Unavailable {
+            key: pack_key(&slot.pack),
+            waited: Duration::ZERO,
+            cause: "no request was made".to_owned(),
+        };
+        frames.into_iter().zip(slots).map(|(frame, slot)| frame.ok_or(key(slot))?).collect()
+    }
+
+    /// The bytes of just these slots, past every cache and flight: for a second look at what was
+    /// damaged.
+    pub(super) fn fetch_exact(&self, slots: &[PackSlot], deadline: Duration) -> Vec<Frame> {
+        let requests = slots.iter().map(|slot| (pack_key(&slot.pack), Some(slot_range(slot))));
+        let counters = &self.below.counters;
+        counters.fetch_requests.add_len(slots.len());
+        let answers = self.below.remote.get_many_until(requests.collect(), deadline);
+        answers.into_iter().map(|answer| answer.map(|object| object.bytes)).collect()
+    }
+
+    /// The windows that bring the slots of `list`.
+    fn windows(&self, kind: FrameKind, slots: &[PackSlot], list: &[usize]) -> Vec<Window> {
+        let asked: Vec<PackSlot> = list.iter().map(|&index| slots[index]).collect();
+        let mut windows = match kind {
+            FrameKind::Chunk => self.planner.plan(&asked),
+            FrameKind::Node => tree_windows_for(&asked),
+        };
+        for window in &mut windows {
+            for wanted in &mut window.wanted {
+                *wanted = list[*wanted];
+            }
+        }
+        windows
+    }
+
+    /// Makes the requests of these flights, all at once, hands the bytes to who waits for them
+    /// and caches the frames. The flights are over when the leads are dropped.
+    pub(super) fn fly<'a>(
+        &self,
+        kind: FrameKind,
+        led: Vec<Lead<'a>>,
+        deadline: Duration,
+        urgency: Urgency,
+    ) -> Vec<(Lead<'a>, Landing)> {
+        if led.is_empty() {
+            return Vec::new();
+        }
+        let request = |lead: &Lead<'_>| {
+            (pack_key(&lead.flight.pack), Some(lead.flight.range.clone()))
+        };
+        let requests: Vec<_> = led.iter().map(request).collect();
+        self.below.counters.fetch_requests.add_len(requests.len());
+        let answers = match urgency {
+            Urgency::Foreground => self.below.remote.get_many_until(requests, deadline),
+            Urgency::Background => self.below.remote.get_many_background(requests, deadline),
+        };
+        let landings: Vec<Landing> = answers
+            .into_iter()
+            .map(|answer| match answer {
+                Ok(object) => Landing::Bytes(object.bytes),
+                Err(error) => Landing::Failed(error),
+            })
+            .collect();
+        for (lead, landing) in led.iter().zip(&landings) {
+            lead.land(landing.clone());
+        }
+        for (lead, landing) in led.iter().zip(&landings) {
+            if let Landing::Bytes(bytes) = landing {
+                self.keep(kind, &lead.flight, bytes);
+            }
+        }
+        led.into_iter().zip(landings).collect()
+    }
+
+    /// Waits for somebody else's flight; none: it gave up before we have to, so fetch it again.
+    fn join(&self, flight: &Flight, slot: &PackSlot, deadline: Duration) -> Option<Frame> {
+        match flight.wait(deadline, self.below.clock.as_ref()) {
+            Some(Landing::Abandoned) => None,
+            Some(Landing::Failed(_)) if flight.deadline < deadline => None,
+            Some(landing) => Some(cut(&landing, flight, slot)),
+            None => Some(Err(RemoteError::Unavailable {
+                key: pack_key(&slot.pack),
+                waited: Duration::ZERO,
+                cause: "the deadline came while another request for it was under way".to_owned(),
+            })),
+        }
+    }
+
+    /// Caches the frames of a window.
+    fn keep(&self, kind: FrameKind, flight: &Flight, bytes: &Bytes) {
+        let counters = &self.below.counters;
+        let (found, received, count) = match kind {
+            FrameKind::Chunk => {
+                let found = frames_of_data_window(bytes);
+                (found, &counters.chunk_fetched_bytes, &counters.chunks_fetched)
+            }
+            FrameKind::Node => {
+                let found = frames_of_tree_window(bytes, flight.range.start);
+                (found, &counters.node_fetched_bytes, &counters.nodes_fetched)
+            }
+        };
+        received.add_len(bytes.len());
+        count.add_len(found.len());
+        for (range, header) in found {
+            self.below.cache(&header.id, &bytes[range]);
+        }
+        if kind == FrameKind::Node && flight.range.start.is_multiple_of(TREE_WINDOW_BYTES) {
+            self.note_tree_window(&flight.pack, tree_window_of(flight.range.start));
+        }
+    }
+
+    /// Notes that a tree window was fetched whole, so that a later mount does not prefetch it
+    /// again. The note lives in the cache, and goes the way of what it speaks of.
+    pub(super) fn note_tree_window(&self, pack: &PackId, number: u64) {
+        self.below.cache(&note_id(pack, number), &number.to_le_bytes());
+    }
+
+    /// Whether the window was fetched before and its note is still in the cache.
+    pub(super) fn has_tree_window(&self, pack: &PackId, number: u64) -> bool {
+        self.below.is_cached(&note_id(pack, number))
+    }
+}
+
+fn note_id(pack: &PackId, number: u64) -> FrameId {
+    let mut hasher = blake3::Hasher::new_derive_key("dormouse 2026 fetched tree window");
+    hasher.update(pack.as_bytes()).update(&number.to_le_bytes());
+    *hasher.finalize().as_bytes()
+}
+
+/// The windows that bring these nodes: aligned ones, and for a node that reaches beyond its
+/// window's slack, its own bytes.
+fn tree_windows_for(slots: &[PackSlot]) -> Vec<Window> {
+    let mut windows: Vec<Window> = Vec::new();
+    for (index, slot) in slots.iter().enumerate() {
+        let own = slot_range(slot);
+        let aligned = tree_window(tree_window_of(own.start));
+        let range = if own.end <= aligned.end { aligned } else { own };
+        match windows.iter_mut().find(|w| w.pack == slot.pack && w.range == range) {
+            Some(window) => window.wanted.push(index),
+            None => windows.push(Window { pack: slot.pack, range, wanted: vec![index] }),
+        }
+    }
+    windows
+}
+
+/// A slot's bytes out of a window's.
+fn cut(landing: &Landing, flight: &Flight, slot: &PackSlot) -> Frame {
+    let damaged = |cause: &str| RemoteError::Corrupt {
+        key: pack_key(&slot.pack),
+        cause: cause.to_owned(),
+    };
+    match landing {
+        Landing::Bytes(bytes) => {
+            let start = slot_range(slot).start.checked_sub(flight.range.start);
+            let start = start.and_then(|start| usize::try_from(start).ok());
+            let range = start.map(|start| start..start.saturating_add(slot.len as usize));
+            match range {
+                Some(range) if range.end <= bytes.len() => Ok(bytes.slice(range)),
+                _ => Err(damaged("the pack ends before the frame")),
+            }
+        }
+        Landing::Failed(error) => Err(error.clone()),
+        Landing::Abandoned => Err(damaged("the request was abandoned")),
+    }
+}
