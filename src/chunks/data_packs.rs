@@ -150,20 +150,24 @@ impl DataPacks {
         }
         let id = self.below.keys.chunk(plain);
         let counters = &self.below.counters;
+        match self.claim(id)?.filter(|_| self.slot_of(&id).is_none()) {
+            Some(claim) => self.add_claimed(plain, &claim)?,
+            None => {
+                counters.chunks_deduplicated.add(1);
+                counters.deduplicated_bytes.add_len(plain.len());
+            }
+        }
         counters.chunks_added.add(1);
         counters.added_bytes.add_len(plain.len());
-        let claim = self.claim(id)?;
-        let Some(claim) = claim.filter(|_| !self.is_located(&id)) else {
-            counters.chunks_deduplicated.add(1);
-            counters.deduplicated_bytes.add_len(plain.len());
-            return Ok(id);
-        };
+        Ok(id)
+    }
+
+    /// Compresses, outside of the lock, and puts the frame into the open pack.
+    fn add_claimed(&self, plain: &[u8], claim: &Claim<'_>) -> Result<(), ChunkError> {
         let reserved = (plain.len() + FRAME_HEADER_LEN) as u64;
         self.reserve(reserved)?;
-        let frame = encode_frame(FrameKind::Chunk, &id.0, plain);
-        let pushed = self.push(&frame, id, reserved);
-        drop(claim);
-        pushed.map(|()| id)
+        let frame = encode_frame(FrameKind::Chunk, &claim.id.0, plain);
+        self.push(&frame, claim.id, reserved)
     }
 
     /// Claims a chunk for this thread; none: it is pending. Waits while another thread has it.
@@ -181,10 +185,6 @@ impl DataPacks {
             }
             self.changed.wait(&mut state);
         }
-    }
-
-    fn is_located(&self, id: &ChunkId) -> bool {
-        self.slot_of(id).is_some()
     }
 
     /// Where a chunk is in the store; none: not there, as far as is known here.
@@ -278,9 +278,15 @@ impl DataPacks {
         self.state.lock().waiting_bytes
     }
 
-    /// True when packs are closed and not yet acknowledged: uploaders are needed.
+    /// True when closed packs are not yet acknowledged: uploaders are needed.
     pub(super) fn has_outstanding(&self) -> bool {
         !self.state.lock().outstanding.is_empty()
+    }
+
+    /// Makes all who wait in here, and all uploaders, give up.
+    pub(super) fn stop(&self) {
+        self.state.lock().stopping = true;
+        self.changed.notify_all();
     }
 }
 

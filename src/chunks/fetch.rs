@@ -17,6 +17,7 @@ use super::flight::Flights;
 use super::frames::{FrameId, open_frame};
 use super::memory::ByteLru;
 use super::stats::Counters;
+use super::transfer::Urgency;
 use super::window::WindowPlanner;
 use super::{ChunkError, ChunkOptions};
 
@@ -257,7 +258,7 @@ impl Fetcher {
         deadline: Duration,
     ) -> Vec<Result<Vec<u8>, ChunkError>> {
         let slots: Vec<PackSlot> = list.iter().map(|(_, slot)| *slot).collect();
-        let fetched = self.fetch_frames(kind, &slots, deadline);
+        let fetched = self.fetch_frames(kind, &slots, deadline, Urgency::Foreground);
         let mut damaged = Vec::new();
         let mut results: Vec<_> = (list.iter().zip(fetched).enumerate())
             .map(|(index, (asked, frame))| {

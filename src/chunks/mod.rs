@@ -1,1 +1,262 @@
-//! (to be written)
+//! The content-addressed store over the local disk and the object store: chunks of file content
+//! and nodes of the sealed tree, by hash and place.
+//!
+//! Promises: every byte that is returned was verified by its keyed hash; one content is uploaded
+//! once; concurrent misses of one range share one request; a chunk's place is told only after the
+//! store acknowledged its pack; what could not be uploaded stays and is tried again; all memory
+//! is bounded; no call waits for the store beyond its deadline, and with [`Fetch::LocalOnly`] none
+//! waits at all. Must not know: files, directories, what a record means, heads and snapshots.
+
+mod confirm;
+mod data_packs;
+mod error;
+mod fetch;
+mod flight;
+mod frames;
+mod memory;
+mod prefetch;
+mod stats;
+mod transfer;
+mod tree_packs;
+mod upload;
+mod window;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::format::{HashKeys, Node, NodeRef, PackInfo, PackSlot};
+use crate::local::Local;
+use crate::remote::{Durable, Remote};
+use crate::types::{ChunkId, Clock, PackId};
+
+use data_packs::{DataPacks, PackLimits};
+use fetch::{Below, Fetcher};
+use prefetch::Prefetcher;
+use upload::Uploaders;
+
+pub use error::ChunkError;
+pub use fetch::Fetch;
+pub use stats::ChunkStats;
+pub use tree_packs::PackWriter;
+
+const MIB: usize = 1 << 20;
+
+/// Limits of the layer.
+#[derive(Debug, Clone)]
+pub struct ChunkOptions {
+    /// Bytes of decoded chunks in memory.
+    pub memory_bytes_max: usize,
+    /// Bytes of decoded tree nodes in memory.
+    pub node_memory_bytes_max: usize,
+    /// Bytes that the first miss in a place of a data pack fetches; at most 512 KiB.
+    pub first_window_bytes: u64,
+    /// Bytes that one request may fetch when misses come in sequence; at most 4 MiB.
+    pub window_bytes_max: u64,
+    /// A data or tree pack is closed when it reaches this.
+    pub pack_bytes: usize,
+    /// Data packs uploaded at once.
+    pub upload_packs_at_once: usize,
+    /// Bytes of tree packs that [`Chunks::prefetch_trees`] takes on in one call.
+    pub prefetch_tree_bytes_max: u64,
+}
+
+impl Default for ChunkOptions {
+    fn default() -> ChunkOptions {
+        ChunkOptions {
+            memory_bytes_max: 64 * MIB,
+            node_memory_bytes_max: 32 * MIB,
+            first_window_bytes: 256 * 1024,
+            window_bytes_max: 4 * MIB as u64,
+            pack_bytes: 16 * MIB,
+            upload_packs_at_once: 4,
+            prefetch_tree_bytes_max: 1 << 30,
+        }
+    }
+}
+
+/// The chunk layer of one mount. Dropping it stops its threads, as [`Chunks::shutdown`] does.
+#[derive(Debug)]
+pub struct Chunks {
+    fetcher: Arc<Fetcher>,
+    packs: Arc<DataPacks>,
+    uploaders: Uploaders,
+    prefetcher: Prefetcher,
+    options: ChunkOptions,
+}
+
+impl Chunks {
+    /// Builds the layer; makes no request and starts no thread.
+    #[must_use]
+    pub fn new(
+        local: Arc<Local>,
+        remote: Arc<Remote>,
+        keys: HashKeys,
+        options: ChunkOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Chunks> {
+        let counters = Arc::default();
+        let below = Below { local, remote, keys, clock, counters };
+        let fetcher = Arc::new(Fetcher::new(below.clone(), &options));
+        // The packs being uploaded, one that is open, and one that waits for its turn.
+        let packs_at_once = options.upload_packs_at_once.max(1) + 2;
+        let limits = PackLimits {
+            target_bytes: options.pack_bytes,
+            waiting_bytes_max: (options.pack_bytes.max(MIB) * packs_at_once) as u64,
+        };
+        let packs = Arc::new(DataPacks::new(below, limits));
+        Arc::new(Chunks {
+            uploaders: Uploaders::new(Arc::clone(&packs), options.upload_packs_at_once),
+            prefetcher: Prefetcher::new(Arc::clone(&fetcher)),
+            fetcher,
+            packs,
+            options,
+        })
+    }
+
+    /// A chunk's plaintext, at most 256 KiB. From memory, else from the local cache, else from
+    /// `slot` in the store, together with what lies behind it in the pack: a first miss makes
+    /// one request of at most 512 KiB; misses in sequence fetch more at once, up to 4 MiB.
+    pub fn read(&self, id: &ChunkId, slot: &PackSlot, fetch: Fetch) -> Result<Bytes, ChunkError> {
+        let mut plain = self.read_many(&[(*id, *slot)], fetch)?;
+        // One is asked for, so one comes.
+        plain.pop().ok_or(ChunkError::NotLocal)
+    }
+
+    /// Many chunks' plaintexts, in the order asked for. What has to come from the store comes in
+    /// one round trip, near ranges of a pack in one request. All or an error.
+    pub fn read_many(
+        &self,
+        wanted: &[(ChunkId, PackSlot)],
+        fetch: Fetch,
+    ) -> Result<Vec<Bytes>, ChunkError> {
+        self.fetcher.read_many(wanted, fetch)
+    }
+
+    /// A decoded tree node. A miss fetches its aligned 4 MiB window of the tree pack and caches
+    /// every node in it.
+    pub fn node(&self, node: &NodeRef, fetch: Fetch) -> Result<Arc<Node>, ChunkError> {
+        self.fetcher.node(node, fetch)
+    }
+
+    /// A node's frame, to be put where it can be read without its pack.
+    pub fn node_frame(&self, node: &NodeRef, fetch: Fetch) -> Result<Bytes, ChunkError> {
+        self.fetcher.node_frame(node, fetch)
+    }
+
+    /// Takes in nodes that came by another way than their packs (in the head), without a request.
+    /// Damaged ones are left out and fetched when they are touched. Returns how many were good.
+    pub fn seed_nodes(&self, nodes: &[(NodeRef, Bytes)]) -> usize {
+        nodes.iter().filter(|(node, frame)| self.fetcher.seed_node(node, frame)).count()
+    }
+
+    /// Whether a chunk can most likely be read without the store. The cache may still drop it,
+    /// or find it damaged.
+    #[must_use]
+    pub fn is_local(&self, id: &ChunkId) -> bool {
+        self.fetcher.is_local(id)
+    }
+
+    /// Takes in a chunk of at most 256 KiB ([`ChunkError::Invalid`] beyond) for upload. What is
+    /// in the store or on its way there costs only a hash. Compresses in the caller's thread;
+    /// full packs go to the store in the background. Nothing is durable before
+    /// [`Chunks::flush`], and nothing here survives the process: the staging log does.
+    ///
+    /// Waits while as much as the limits allow is on its way; when the store is failing too,
+    /// the answer is its error, the chunk was not taken, and it can be added again later.
+    pub fn add_chunk(&self, plain: &[u8]) -> Result<ChunkId, ChunkError> {
+        let id = self.packs.add(plain)?;
+        if self.packs.has_outstanding() {
+            self.uploaders.start()?;
+        }
+        Ok(id)
+    }
+
+    /// Closes the open pack and waits until the store has acknowledged every chunk added before
+    /// this call: then [`Chunks::slot_of`] knows their places. Returns the packs acknowledged
+    /// since the last flush that succeeded. On error everything stays pending; the next flush
+    /// tries again at once. Without anything pending it makes no request.
+    pub fn flush(&self) -> Result<Vec<Durable<PackId>>, ChunkError> {
+        if self.packs.waiting_bytes() > 0 {
+            self.uploaders.start()?;
+        }
+        self.packs.flush()
+    }
+
+    /// Where a chunk is in the store: only a place that the store acknowledged, or from which it
+    /// was read. None: add it (again). After [`Chunks::flush`] it is known for all chunks added,
+    /// and remembered on the local disk.
+    #[must_use]
+    pub fn slot_of(&self, id: &ChunkId) -> Option<PackSlot> {
+        self.packs.slot_of(id)
+    }
+
+    /// A writer for the nodes of one seal.
+    #[must_use]
+    pub fn tree_writer(&self) -> PackWriter {
+        PackWriter::new(Arc::clone(&self.fetcher), self.options.pack_bytes)
+    }
+
+    /// Fetches whole tree packs in the background, in this order, but for what was fetched
+    /// before.
+    pub fn prefetch_trees(&self, packs: &[PackInfo]) {
+        self.prefetcher.add_trees(packs, self.options.prefetch_tree_bytes_max);
+    }
+
+    /// Fetches chunks into the local cache in the background, in this order, up to `bytes_max`
+    /// bytes of frames, after all tree packs.
+    pub fn prefetch_chunks(&self, list: &[(ChunkId, PackSlot)], bytes_max: u64) {
+        self.prefetcher.add_chunks(list, bytes_max);
+    }
+
+    /// Waits until there is nothing to prefetch; false: `timeout` came first.
+    #[must_use]
+    pub fn wait_for_prefetch(&self, timeout: Duration) -> bool {
+        self.prefetcher.wait_idle(timeout)
+    }
+
+    /// Asks the store for each pack, one HEAD each, at once: size and version must be those that
+    /// were acknowledged. [`ChunkError::Missing`] names the first that is not as it must be.
+    pub fn confirm(&self, packs: &[Durable<PackId>]) -> Result<(), ChunkError> {
+        let expected: Vec<_> = packs.iter().map(Into::into).collect();
+        confirm::confirm(&self.fetcher.below, &expected)
+    }
+
+    /// As [`Chunks::confirm`], for packs whose upload this process has not seen: sizes only.
+    pub fn confirm_sizes(&self, packs: &[PackInfo]) -> Result<(), ChunkError> {
+        let expected: Vec<_> = packs.iter().map(Into::into).collect();
+        confirm::confirm(&self.fetcher.below, &expected)
+    }
+
+    /// Drops what is in memory, not on the disk.
+    pub fn forget_memory(&self) {
+        self.fetcher.forget_memory();
+    }
+
+    /// Totals since the layer was built.
+    #[must_use]
+    pub fn stats(&self) -> ChunkStats {
+        ChunkStats {
+            memory_bytes: self.fetcher.memory_bytes() as u64,
+            upload_bytes_waiting: self.packs.waiting_bytes(),
+            ..self.fetcher.below.counters.snapshot()
+        }
+    }
+
+    /// Stops the background threads and joins them, after the requests that they have under way.
+    /// Those who wait in `add_chunk` or `flush` get [`ChunkError::Closed`]; reads go on.
+    pub fn shutdown(&self) {
+        self.uploaders.shutdown();
+        self.prefetcher.shutdown();
+    }
+}
+
+impl Drop for Chunks {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}

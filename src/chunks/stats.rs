@@ -84,9 +84,9 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// The totals now; `memory_bytes` is for the caller to fill in.
+            /// The totals now; what is measured elsewhere is for the caller to fill in.
             pub(super) fn snapshot(&self) -> ChunkStats {
-                ChunkStats { $($name: self.$name.get(),)* memory_bytes: 0 }
+                ChunkStats { $($name: self.$name.get(),)* ..ChunkStats::default() }
             }
         }
     };
@@ -113,6 +113,5 @@ counters!(
     tree_packs_stored,
     tree_pack_bytes_stored,
     upload_failures,
-    upload_bytes_waiting,
     prefetch_bytes_left,
 );

@@ -5,13 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::format::{FrameKind, PackSlot, pack_key};
-use crate::remote::RemoteError;
+use crate::remote::{Object, RemoteError};
+use crate::types::PackId;
 
 use super::fetch::Fetcher;
 use super::flight::{Departure, Flight, Landing, Lead, Need};
 use super::frames::{FrameId, frames_of_data_window, frames_of_tree_window};
 use super::window::{TREE_WINDOW_BYTES, Window, slot_range, tree_window, tree_window_of};
-use crate::types::PackId;
 
 /// Who waits for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,7 @@ impl Fetcher {
         kind: FrameKind,
         slots: &[PackSlot],
         deadline: Duration,
+        urgency: Urgency,
     ) -> Vec<Frame> {
         let mut frames: Vec<Option<Frame>> = vec![None; slots.len()];
         let mut left: Vec<(usize, Need)> =
@@ -39,7 +40,7 @@ impl Fetcher {
         while !left.is_empty() {
             let Departure { joined, led } =
                 self.flights.depart(&left, deadline, |list| self.windows(kind, slots, list));
-            for (lead, landing) in self.fly(kind, led, deadline, Urgency::Foreground) {
+            for (lead, landing) in self.fly(kind, led, deadline, urgency) {
                 for &index in &lead.wanted {
                     frames[index] = Some(cut(&landing, &lead.flight, &slots[index]));
                 }
@@ -53,12 +54,8 @@ impl Fetcher {
                 }
             }
         }
-        let key = |slot: &PackSlot| RemoteError::Unavailable {
-            key: pack_key(&slot.pack),
-            waited: Duration::ZERO,
-            cause: "no request was made".to_owned(),
-        };
-        frames.into_iter().zip(slots).map(|(frame, slot)| frame.ok_or(key(slot))?).collect()
+        // The loop ends when each slot has its frame or its error.
+        frames.into_iter().flatten().collect()
     }
 
     /// The bytes of just these slots, past every cache and flight: for a second look at what was
@@ -103,17 +100,20 @@ impl Fetcher {
         };
         let requests: Vec<_> = led.iter().map(request).collect();
         self.below.counters.fetch_requests.add_len(requests.len());
-        let answers = match urgency {
-            Urgency::Foreground => self.below.remote.get_many_until(requests, deadline),
-            Urgency::Background => self.below.remote.get_many_background(requests, deadline),
+        let landings = match urgency {
+            Urgency::Foreground => {
+                let answers = self.below.remote.get_many_until(requests, deadline);
+                answers.into_iter().map(landing).collect()
+            }
+            Urgency::Background => {
+                let mut landings = vec![Landing::Abandoned; led.len()];
+                for (place, answer) in self.below.remote.spawn_get_many(requests) {
+                    landings[place] = landing(answer);
+                    led[place].land(landings[place].clone());
+                }
+                landings
+            }
         };
-        let landings: Vec<Landing> = answers
-            .into_iter()
-            .map(|answer| match answer {
-                Ok(object) => Landing::Bytes(object.bytes),
-                Err(error) => Landing::Failed(error),
-            })
-            .collect();
         for (lead, landing) in led.iter().zip(&landings) {
             lead.land(landing.clone());
         }
@@ -171,6 +171,13 @@ impl Fetcher {
     /// Whether the window was fetched before and its note is still in the cache.
     pub(super) fn has_tree_window(&self, pack: &PackId, number: u64) -> bool {
         self.below.is_cached(&note_id(pack, number))
+    }
+}
+
+fn landing(answer: Result<Object, RemoteError>) -> Landing {
+    match answer {
+        Ok(object) => Landing::Bytes(object.bytes),
+        Err(error) => Landing::Failed(error),
     }
 }
 
