@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::format::{
     CHUNK_LEN_MAX, FRAME_HEADER_LEN, FormatError, FrameKind, PackBuilder, PackIndexEntry, PackKind,
-    PackSlot, encode_frame,
+    PackSlot, encode_frame_at,
 };
 use crate::remote::{Durable, RemoteError};
 use crate::types::{ChunkId, PackId};
@@ -34,6 +34,8 @@ pub(super) struct PackLimits {
     pub(super) target_bytes: usize,
     /// Most bytes of frames, open, queued and being uploaded, before adding waits.
     pub(super) waiting_bytes_max: u64,
+    /// For chunks.
+    pub(super) zstd_level: i32,
 }
 
 /// Packs under way to the store, shared by the threads that add chunks and those that upload.
@@ -166,7 +168,7 @@ impl DataPacks {
     fn add_claimed(&self, plain: &[u8], claim: &Claim<'_>) -> Result<(), ChunkError> {
         let reserved = (plain.len() + FRAME_HEADER_LEN) as u64;
         self.reserve(reserved)?;
-        let frame = encode_frame(FrameKind::Chunk, &claim.id.0, plain);
+        let frame = encode_frame_at(self.limits.zstd_level, FrameKind::Chunk, &claim.id.0, plain);
         self.push(&frame, claim.id, reserved)
     }
 

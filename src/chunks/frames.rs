@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 
-use crate::format::{FRAME_HEADER_LEN, FrameHeader, FrameKind, HashKeys, PACK_HEADER_LEN};
-use crate::format::{decode_frame, frames, parse_header};
-
-/// How every frame begins; where a window begins inside a frame, the next one is found by it.
-const FRAME_MAGIC: &[u8; 4] = b"DMFR";
+use crate::format::{
+    FRAME_HEADER_LEN, FRAME_MAGIC, FrameHeader, FrameKind, HashKeys, PACK_HEADER_LEN, decode_frame,
+    frames, parse_header,
+};
 
 /// Id, bytes: what the caches are keyed by.
 pub(super) type FrameId = [u8; 32];

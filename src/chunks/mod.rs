@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::format::{HashKeys, Node, NodeRef, PackInfo, PackSlot};
+use crate::format::{HashKeys, Node, NodeRef, PackInfo, PackSlot, ZSTD_LEVEL};
 use crate::local::Local;
 use crate::remote::{Durable, Remote};
 use crate::types::{ChunkId, Clock, PackId};
@@ -42,7 +42,7 @@ use upload::Uploaders;
 pub use error::ChunkError;
 pub use fetch::Fetch;
 pub use stats::ChunkStats;
-pub use tree_packs::PackWriter;
+pub use tree_packs::{FinishedTree, PackWriter};
 
 const MIB: usize = 1 << 20;
 
@@ -59,6 +59,8 @@ pub struct ChunkOptions {
     pub window_bytes_max: u64,
     /// A data or tree pack is closed when it reaches this.
     pub pack_bytes: usize,
+    /// How hard chunks are compressed, in the thread that adds them.
+    pub zstd_level: i32,
     /// Data packs uploaded at once.
     pub upload_packs_at_once: usize,
     /// Bytes of tree packs that [`Chunks::prefetch_trees`] takes on in one call.
@@ -73,6 +75,7 @@ impl Default for ChunkOptions {
             first_window_bytes: 256 * 1024,
             window_bytes_max: 4 * MIB as u64,
             pack_bytes: 16 * MIB,
+            zstd_level: ZSTD_LEVEL,
             upload_packs_at_once: 4,
             prefetch_tree_bytes_max: 1 << 30,
         }
@@ -107,6 +110,7 @@ impl Chunks {
         let limits = PackLimits {
             target_bytes: options.pack_bytes,
             waiting_bytes_max: (options.pack_bytes.max(MIB) * packs_at_once) as u64,
+            zstd_level: options.zstd_level,
         };
         let packs = Arc::new(DataPacks::new(below, limits));
         Arc::new(Chunks {
@@ -230,6 +234,12 @@ impl Chunks {
     pub fn confirm_sizes(&self, packs: &[PackInfo]) -> Result<(), ChunkError> {
         let expected: Vec<_> = packs.iter().map(Into::into).collect();
         confirm::confirm(&self.fetcher.below, &expected)
+    }
+
+    /// The store's hash keys.
+    #[must_use]
+    pub fn keys(&self) -> &HashKeys {
+        &self.fetcher.below.keys
     }
 
     /// Drops what is in memory, not on the disk.

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::format::{
-    FrameKind, NewNode, OpenRef, PackBuilder, PackInfo, PackKind, encode_frame,
-    pack_key,
+    FrameKind, Node, NodeRef, OWN_PACK, PackBuilder, PackInfo, PackKind, PackSlot, encode_frame,
+    encode_node, pack_key,
 };
 use crate::remote::{Durable, PutMode, PutTicket};
 use crate::types::PackId;
@@ -14,6 +14,11 @@ use super::fetch::Below;
 use super::fetch::Fetcher;
 use super::window::tree_windows;
 use std::sync::Arc;
+
+/// How a provisional pack id begins; the pack's number follows. Real ids are hashes: one that
+/// begins like this can't be met by chance, and one that was made up leads to a node whose hash
+/// does not match.
+const PROVISIONAL: &[u8; 24] = b"dormouse pack still open";
 
 /// Uploads of one writer at once; with the open pack, what a seal holds in memory.
 const UPLOADS_AT_ONCE: usize = 3;
@@ -47,34 +52,36 @@ impl PackWriter {
         &self.fetcher.below
     }
 
-    /// Writes a node, whose children were written before. The reference is resolved with what
-    /// [`PackWriter::finish`] returns. Fails with [`ChunkError::Invalid`] for a node that the
-    /// format does not allow, and with the store's error when an upload of an earlier pack
-    /// failed: the writer is of no use then.
-    pub fn add_node(&mut self, node: NewNode) -> Result<OpenRef, ChunkError> {
+    /// Writes a node, whose children were written before. The pack in the reference is
+    /// provisional: good as a child's in later calls, and made real by
+    /// [`FinishedTree::resolve`]. Fails with [`ChunkError::Invalid`] for a node that the format
+    /// does not allow, and with the store's error when the upload of an earlier pack failed: the
+    /// writer is of no use then.
+    pub fn add_node(&mut self, node: &Node) -> Result<NodeRef, ChunkError> {
         // Before the node is encoded: its references depend on the pack that it goes to.
         if self.open.len() >= self.target_bytes {
             self.close_open()?;
         }
-        let plain = node.into_plain(&self.closed)?;
+        let open = self.closed.len() as u64;
+        let plain = encode_node(node, |pack| match number_of(pack) {
+            Some(number) if number == open => OWN_PACK,
+            _ => real_id(&self.closed, pack),
+        })?;
         let id = self.below().keys.node(&plain);
         let frame = encode_frame(FrameKind::Node, &id.0, &plain);
         let offset = self.open.push(&frame)?;
         self.below().cache(&id.0, &frame);
-        // There are at most as many packs as nodes, and a pack's frames are counted in u32.
-        let pack = u32::try_from(self.closed.len()).unwrap_or(u32::MAX);
         let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
-        Ok(OpenRef { pack, id, offset, len })
+        Ok(NodeRef { id, slot: PackSlot { pack: provisional(open), offset, len } })
     }
 
-    /// Uploads what is open and waits for all packs. They are in the order of their numbers,
-    /// for [`crate::format::ChildRef::resolve`]. No node, no pack.
-    pub fn finish(mut self) -> Result<Vec<(PackInfo, Durable<PackId>)>, ChunkError> {
+    /// Uploads what is open and waits for all packs. No node, no pack, no request.
+    pub fn finish(mut self) -> Result<FinishedTree, ChunkError> {
         self.close_open()?;
         while !self.uploading.is_empty() {
             self.wait_for_oldest()?;
         }
-        Ok(std::mem::take(&mut self.stored))
+        Ok(FinishedTree { packs: std::mem::take(&mut self.stored) })
     }
 
     fn close_open(&mut self) -> Result<(), ChunkError> {
@@ -106,4 +113,41 @@ impl PackWriter {
         self.stored.push((info, Durable::new(info.id, stored)));
         Ok(())
     }
+}
+
+/// The packs of one writer, all acknowledged by the store.
+#[derive(Debug, Clone)]
+pub struct FinishedTree {
+    /// In the order in which they were written.
+    pub packs: Vec<(PackInfo, Durable<PackId>)>,
+}
+
+impl FinishedTree {
+    /// The reference with its real pack. References that are not this writer's stay as they are.
+    #[must_use]
+    pub fn resolve(&self, node: NodeRef) -> NodeRef {
+        let ids: Vec<PackId> = self.packs.iter().map(|(info, _)| info.id).collect();
+        let slot = PackSlot { pack: real_id(&ids, &node.slot.pack), ..node.slot };
+        NodeRef { slot, ..node }
+    }
+}
+
+/// Stands for the id of the writer's pack with this number.
+fn provisional(number: u64) -> PackId {
+    let mut id = [0; 32];
+    id[..24].copy_from_slice(PROVISIONAL);
+    id[24..].copy_from_slice(&number.to_le_bytes());
+    PackId(id)
+}
+
+/// The number that a provisional id stands for.
+fn number_of(pack: &PackId) -> Option<u64> {
+    let (prefix, number) = pack.0.split_last_chunk::<8>()?;
+    (prefix == PROVISIONAL).then(|| u64::from_le_bytes(*number))
+}
+
+/// The id itself, or for a provisional one that of the closed pack.
+fn real_id(closed: &[PackId], pack: &PackId) -> PackId {
+    let number = number_of(pack).and_then(|number| usize::try_from(number).ok());
+    number.and_then(|number| closed.get(number)).copied().unwrap_or(*pack)
 }
