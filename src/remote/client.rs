@@ -15,7 +15,7 @@ use super::ticket::join;
 use super::{
     ConditionStyle, DirectoryStore, Fetches, MemoryStore, Object, ObjectMeta, ObjectStore, PutMode,
 };
-use super::{PutTicket, RemoteError, RemoteOptions, RemoteStats, StoreUrl, Stored, probe};
+use super::{PutTicket, RemoteError, RemoteOptions, RemoteStats, S3Store, StoreUrl, Stored, probe};
 use crate::types::Clock;
 
 /// Threads that drive the requests. They wait for sockets: two are plenty.
@@ -50,7 +50,7 @@ impl Remote {
         let store: Arc<dyn ObjectStore> = match url {
             StoreUrl::Memory(name) => Arc::new(MemoryStore::named(name, Arc::clone(&clock))),
             StoreUrl::Directory(path) => Arc::new(DirectoryStore::new(path)),
-            StoreUrl::S3 { .. } => todo!(),
+            StoreUrl::S3 { bucket, prefix } => Arc::new(S3Store::new(bucket, prefix, options)?),
         };
         Remote::from_store(store, options, clock)
     }
