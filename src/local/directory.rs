@@ -1,175 +1,302 @@
 //! The public face of a local directory.
-#![allow(unused_variables, clippy::todo, reason = "signatures first; the bodies follow")]
 
+use std::fmt;
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
-use super::{Batch, LocalError, LocalOptions, Slot, Usage};
+use super::cache::Cache;
+use super::cut::Cut;
+use super::journal::Journal;
+use super::lock::DirLock;
+use super::overlay::{Overlay, Pins};
+use super::rocks::Rocks;
+use super::usage::Space;
+use super::{Batch, LocalError, LocalOptions, Slot, Usage, known, marker, sweep};
 use crate::format::{Key, PackSlot, StagedAt};
 use crate::types::{CacheId, ChunkId, Clock};
 
-/// An open local directory.
-#[derive(Debug)]
-pub struct Local {}
+/// A sweep begins a new segment if the current one has this part of a full one's data.
+const SWEEP_ROLL_PART: u64 = 16;
 
-/// The overlay as it was at one commit boundary. Staged bytes that it refers to stay readable
-/// while it lives.
-#[derive(Debug)]
-pub struct Cut<'a> {
-    local: &'a Local,
+/// What a commit's records take in the journal, for the budget: an estimate on the safe side.
+const RECORD_BYTES_ASSUMED: u64 = 16 << 10;
+
+/// An open local directory. All methods may be called from any thread.
+pub struct Local {
+    overlay: Arc<Overlay>,
+    cache: Cache,
+    space: Space,
+    cache_id: CacheId,
+    pins: Pins,
+    sweep_roll_bytes: u64,
+    /// Held by the sweep under way.
+    sweeping: Mutex<()>,
+    /// Staged bytes that were live at the last sweep, plus all since.
+    staged_live: AtomicU64,
+    applier: Mutex<Option<JoinHandle<()>>>,
+    /// Last: freed after everything else is closed.
+    _lock: DirLock,
+}
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Local").field("cache_id", &self.cache_id).finish_non_exhaustive()
+    }
 }
 
 impl Local {
-    /// Opens or creates the directory, takes its lock and replays the journal.
+    /// Opens or creates the directory, takes its lock and replays the journal. Everything that
+    /// was recovered is on the disk when this returns.
+    ///
+    /// Errors: `Locked` by another process, `Foreign` or `Version` for what is not ours to touch,
+    /// `Corrupt` where synced bytes are damaged.
     pub fn open(
         dir: &Path,
         options: &LocalOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Local, LocalError> {
-        todo!()
+        fs::create_dir_all(dir).map_err(|error| LocalError::io("create", dir, error))?;
+        let lock = DirLock::take(dir)?;
+        let cache_id = marker::read_or_create(dir)?;
+        let space = Space::new(dir, options, clock);
+        let rocks = Rocks::open(&dir.join("rocksdb"), options)?;
+        let (applied, segment_bytes) = (rocks.applied()?, options.segment_bytes_max);
+        let journal = Journal::open(&dir.join("journal"), cache_id, segment_bytes, applied)?;
+        let cache = Cache::open(&dir.join("cache"), options.cache_bytes_max)?;
+        let staged_live = AtomicU64::new(journal.bytes());
+        let overlay = Arc::new(Overlay::open(journal, rocks, options)?);
+        let local = Local {
+            cache,
+            space,
+            cache_id,
+            pins: Pins::default(),
+            sweep_roll_bytes: options.segment_bytes_max / SWEEP_ROLL_PART,
+            sweeping: Mutex::new(()),
+            staged_live,
+            applier: Mutex::new(Some(spawn_applier(dir, &overlay)?)),
+            overlay,
+            _lock: lock,
+        };
+        local.sample_rocks()?;
+        Ok(local)
     }
 
     /// The directory's own random id, made once and kept.
     #[must_use]
     pub fn cache_id(&self) -> CacheId {
-        todo!()
+        self.cache_id
     }
 
     /// What the overlay says of `key`; none: ask the base.
     pub fn get(&self, key: &[u8]) -> Result<Option<Slot>, LocalError> {
-        todo!()
+        self.overlay.get(key)
     }
 
     /// The first `limit` slots with `from <= key < to`, ascending, tombstones included. All of
-    /// one moment while `limit` is reached within the records in memory.
+    /// one moment, unless more than `limit` records in memory were dropped as clean.
     pub fn range(
         &self,
         from: &[u8],
         to: &[u8],
         limit: usize,
     ) -> Result<Vec<(Key, Slot)>, LocalError> {
-        todo!()
+        self.overlay.range(from, to, limit)
     }
 
     /// Commits records atomically. When this returns, they are with the kernel: a killed process
     /// does not lose them; a power cut may, as part of a suffix, until [`Local::sync`].
+    ///
+    /// Errors: `Full`, `Quota` (records alone may go somewhat over it), `Poisoned`, `TooLarge`
+    /// (256 MiB), `Closed`. After an error nothing of it is there.
     pub fn commit(&self, batch: Batch) -> Result<(), LocalError> {
-        todo!()
+        self.admit(0)?;
+        let mut batch = Some(batch);
+        self.overlay.commit(&[], &mut |_| batch.take().unwrap_or_default())
     }
 
     /// Appends `data` and commits the records that refer to it, as one. `build` gets the place of
-    /// the first byte; the others follow it. It runs under the commit lock: no calls into this
-    /// layer from there.
+    /// the first byte; the others follow it. It runs at most once, under the commit lock: no
+    /// calls into this layer from there. Durability and errors are [`Local::commit`]'s.
     pub fn commit_with_data(
         &self,
         data: &[&[u8]],
         build: &mut dyn FnMut(StagedAt) -> Batch,
     ) -> Result<(), LocalError> {
-        todo!()
+        let len = data.iter().map(|part| part.len() as u64).sum();
+        self.admit(len)?;
+        self.overlay.commit(data, build)?;
+        self.staged_live.fetch_add(len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether `len` bytes of data (0: records alone) may be written. The cache gives way first.
+    fn admit(&self, len: u64) -> Result<(), LocalError> {
+        let journal = self.overlay.journal.bytes();
+        let after = journal + len + RECORD_BYTES_ASSUMED;
+        match self.space.admit(len, len > 0, journal) {
+            Err(LocalError::Full) if self.cache.bytes() > 0 => {
+                self.trim_cache(after)?;
+                self.space.admit(len, len > 0, journal)
+            }
+            result => result,
+        }?;
+        let is_over = after + self.cache.bytes() > self.space.budget();
+        if is_over { self.trim_cache(after) } else { Ok(()) }
+    }
+
+    fn trim_cache(&self, journal: u64) -> Result<(), LocalError> {
+        let limit = self.space.cache_limit(self.cache.bytes(), journal)?;
+        self.cache.evict_to(&self.overlay.rocks, limit)
     }
 
     /// Takes each record whose slot still equals the expected one out of the overlay, so that the
     /// base answers for it. Journaled. Returns how many were.
     pub fn drop_clean(&self, expected: &[(Key, Slot)]) -> Result<usize, LocalError> {
-        todo!()
+        self.overlay.drop_clean(expected)
     }
 
-    /// Returns when every commit that returned before this call survives a power cut.
+    /// Returns when every commit that returned before this call survives a power cut. After an
+    /// error (`Poisoned`) nothing more is promised of anything not synced before.
     pub fn sync(&self) -> Result<(), LocalError> {
-        todo!()
+        self.overlay.journal.sync()
     }
 
     /// Rounds of `fdatasync` so far; concurrent callers of [`Local::sync`] share one.
     #[must_use]
     pub fn sync_count(&self) -> u64 {
-        todo!()
+        self.overlay.journal.sync_rounds()
     }
 
     /// Runs `f` with the overlay as of now, synced. Writers go on meanwhile.
     pub fn with_cut<R>(&self, f: impl FnOnce(&Cut<'_>) -> R) -> Result<R, LocalError> {
-        todo!()
+        let (view, pin) =
+            self.overlay.view(|writer| Ok(self.pins.pin(writer.position().segment)))?;
+        self.overlay.journal.sync_to(view.upto.seq)?;
+        Ok(f(&Cut { view, _pin: pin }))
     }
 
     /// Fills `buf` with staged bytes from `at` on. Safe while the record that names them can't be
     /// replaced (inode lock) or a cut that holds it lives; else be ready for `NotStaged`.
     pub fn read_staged(&self, at: StagedAt, buf: &mut [u8]) -> Result<(), LocalError> {
-        todo!()
+        self.overlay.journal.read(at, buf)
     }
 
     /// Deletes journal segments that are applied and that no live extent or cut refers to.
-    /// Returns the bytes freed. Reads the whole overlay: for the background.
+    /// Returns the bytes freed. Reads the whole overlay and waits for RocksDB: for the background.
     pub fn sweep(&self) -> Result<u64, LocalError> {
-        todo!()
+        let _sweeping = self.sweeping.lock();
+        let before = self.staged_live.load(Ordering::Relaxed);
+        let swept = sweep::sweep(&self.overlay, &self.pins, self.sweep_roll_bytes)?;
+        let since = self.staged_live.load(Ordering::Relaxed).saturating_sub(before);
+        self.staged_live.store(swept.live + since, Ordering::Relaxed);
+        self.sample_rocks()?;
+        Ok(swept.freed)
+    }
+
+    fn sample_rocks(&self) -> Result<u64, LocalError> {
+        let bytes = self.overlay.rocks.bytes()?;
+        self.space.rocks_bytes.store(bytes, Ordering::Relaxed);
+        Ok(bytes)
     }
 
     /// A cached frame, whole (its checksum was compared), or none.
     pub fn cache_get(&self, id: &[u8; 32]) -> Result<Option<Bytes>, LocalError> {
-        todo!()
+        self.cache.get(&self.overlay.rocks, id)
     }
 
     /// Caches a frame that can be fetched again: not durable, evicted when room is needed. A
-    /// frame that is there already is left.
+    /// frame that is there already is left; one for which there is no room is not cached.
     pub fn cache_put(&self, id: &[u8; 32], frame: &[u8]) -> Result<(), LocalError> {
-        todo!()
+        let limit = self.space.cache_limit(self.cache.bytes(), self.overlay.journal.bytes())?;
+        self.cache.put(&self.overlay.rocks, id, frame, limit)
     }
 
     /// Whether a frame is cached, without reading it.
     pub fn cache_has(&self, id: &[u8; 32]) -> Result<bool, LocalError> {
-        todo!()
+        self.cache.has(&self.overlay.rocks, id)
+    }
+
+    /// Forgets a cached frame: its checksum is right, but its content is not.
+    pub fn cache_remove(&self, id: &[u8; 32]) -> Result<(), LocalError> {
+        self.cache.remove(&self.overlay.rocks, id)
     }
 
     /// Evicts least recently used frames until the cache has at most this many bytes.
     pub fn evict_to(&self, bytes: u64) -> Result<(), LocalError> {
-        todo!()
+        self.cache.evict_to(&self.overlay.rocks, bytes)
     }
 
     /// Empties the cache.
     pub fn evict_all(&self) -> Result<(), LocalError> {
-        todo!()
+        self.cache.clear(&self.overlay.rocks)
     }
 
     /// Where a chunk is in the store, if that is known here.
     pub fn known_get(&self, id: &ChunkId) -> Result<Option<PackSlot>, LocalError> {
-        todo!()
+        known::get(&self.overlay.rocks, id)
     }
 
     /// Remembers where chunks are in the store. Not durable: forgetting costs an upload.
     pub fn known_put(&self, slots: &[(ChunkId, PackSlot)]) -> Result<(), LocalError> {
-        todo!()
+        known::put(&self.overlay.rocks, slots)
     }
 
     /// Forgets all locations (their packs may be gone).
     pub fn known_clear(&self) -> Result<(), LocalError> {
-        todo!()
+        known::clear(&self.overlay.rocks)
     }
 
     /// What the directory uses of its budget.
     pub fn usage(&self) -> Result<Usage, LocalError> {
-        todo!()
+        let (journal_bytes, cache_bytes) = (self.overlay.journal.bytes(), self.cache.bytes());
+        let rocksdb_bytes = self.sample_rocks()?;
+        Ok(Usage {
+            journal_bytes,
+            staged_live_bytes: self.staged_live.load(Ordering::Relaxed),
+            cache_bytes,
+            rocksdb_bytes,
+            total: journal_bytes + cache_bytes + rocksdb_bytes,
+            budget: self.space.budget(),
+            disk_free: self.space.disk_free()?,
+        })
     }
 
     /// Applies everything and stops: the next open is fast. Later calls that write return
-    /// `Closed`. Dropping without it is like a crash: nothing committed is lost.
+    /// `Closed`; reads still work. Dropping without it is like a kill: nothing committed is lost.
     pub fn close(&self) -> Result<(), LocalError> {
-        todo!()
+        self.overlay.close();
+        let applied = self.overlay.applier.wait_for_all();
+        self.stop_applier();
+        applied?;
+        self.overlay.rocks.flush()
+    }
+
+    fn stop_applier(&self) {
+        self.overlay.applier.stop();
+        if let Some(thread) = self.applier.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that moves records to RocksDB panicked");
+        }
     }
 }
 
-impl Cut<'_> {
-    /// As [`Local::get`], at the cut.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Slot>, LocalError> {
-        todo!()
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.stop_applier();
     }
+}
 
-    /// As [`Local::range`], at the cut.
-    pub fn range(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(Key, Slot)>, LocalError> {
-        todo!()
-    }
+fn spawn_applier(dir: &Path, overlay: &Arc<Overlay>) -> Result<JoinHandle<()>, LocalError> {
+    let overlay = Arc::clone(overlay);
+    std::thread::Builder::new()
+        .name("local-apply".to_owned())
+        .spawn(move || overlay.applier.run(&overlay))
+        .map_err(|error| LocalError::io("start a thread for", dir, error))
 }

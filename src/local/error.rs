@@ -2,12 +2,13 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::format::StagedAt;
 
 /// An error of the local layer. Nothing was changed by the call that returns it, unless it says
 /// otherwise.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum LocalError {
     /// Another process owns the directory.
     #[error("{path}: in use by process {pid}")]
@@ -80,7 +81,7 @@ pub enum LocalError {
         /// On which file or directory.
         path: PathBuf,
         /// The answer.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// RocksDB failed.
     #[error("RocksDB: {0}")]
@@ -92,7 +93,7 @@ impl LocalError {
     pub(super) fn io(op: &'static str, path: &Path, source: io::Error) -> LocalError {
         match source.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT) => LocalError::Full,
-            _ => LocalError::Io { op, path: path.to_owned(), source },
+            _ => LocalError::Io { op, path: path.to_owned(), source: Arc::new(source) },
         }
     }
 

@@ -6,15 +6,32 @@
 //! returns, so that a killed process loses none. Must not know: what the records mean, or that
 //! there is a remote store.
 
+mod applier;
 mod batch;
+mod cache;
 mod crash;
+mod cut;
 mod directory;
 mod error;
+mod journal;
+mod known;
+mod lock;
+mod marker;
+mod memtable;
+mod merge;
 mod options;
+mod overlay;
+mod rocks;
+mod sweep;
+mod usage;
 
 pub use batch::{Batch, Slot};
 #[doc(hidden)]
 pub use crash::crash_point;
-pub use directory::{Cut, Local};
+pub use cut::Cut;
+pub use directory::Local;
 pub use error::LocalError;
 pub use options::{LocalOptions, Usage};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! The file that says what a directory is: our local state, its version and its random id.
+//!
+//! ```text
+//! dormouse local state
+//! version 1
+//! cache 00112233445566778899aabbccddeeff
+//! ```
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use super::{LocalError, lock};
+use crate::types::CacheId;
+
+const MARKER_NAME: &str = "dormouse";
+const TEMPORARY_NAME: &str = "dormouse.new";
+/// The daemon keeps its log beside us, and may begin it before us.
+const LOG_PREFIX: &str = "dormouse.log";
+const FIRST_LINE: &str = "dormouse local state";
+const VERSION: u32 = 1;
+
+/// Reads the marker, or makes one where the directory is empty (but for the lock).
+pub(super) fn read_or_create(dir: &Path) -> Result<CacheId, LocalError> {
+    let path = dir.join(MARKER_NAME);
+    match fs::read_to_string(&path) {
+        Ok(text) => parse(dir, &text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => create(dir),
+        Err(error) => Err(LocalError::io("read", &path, error)),
+    }
+}
+
+fn parse(dir: &Path, text: &str) -> Result<CacheId, LocalError> {
+    let mut lines = text.lines();
+    let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
+    let damaged = || LocalError::corrupt(format!("{}", dir.join(MARKER_NAME).display()));
+    if field("dormouse") != Some("local state") {
+        return Err(damaged());
+    }
+    let found = field("version").and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
+    if found != VERSION {
+        return Err(LocalError::Version { path: dir.to_owned(), found, supported: VERSION });
+    }
+    field("cache").and_then(|text| text.parse().ok()).ok_or_else(damaged)
+}
+
+fn create(dir: &Path) -> Result<CacheId, LocalError> {
+    let entries = fs::read_dir(dir).map_err(|error| LocalError::io("list", dir, error))?;
+    for entry in entries {
+        let name = entry.map_err(|error| LocalError::io("list", dir, error))?.file_name();
+        // The second name is left by a creation that did not finish, the third by mkfs.
+        let known = [lock::LOCK_NAME, TEMPORARY_NAME, "lost+found"].iter().any(|&k| name == k);
+        let is_log = name.to_str().is_some_and(|name| name.starts_with(LOG_PREFIX));
+        if !known && !is_log {
+            return Err(LocalError::Foreign { path: dir.to_owned() });
+        }
+    }
+    let mut id = CacheId([0; CacheId::LEN]);
+    getrandom::fill(&mut id.0).map_err(|error| {
+        LocalError::io("draw an id for", dir, std::io::Error::other(error.to_string()))
+    })?;
+    let temporary = dir.join(TEMPORARY_NAME);
+    let text = format!("{FIRST_LINE}\nversion {VERSION}\ncache {id}\n");
+    let written = File::create(&temporary).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, dir.join(MARKER_NAME))?;
+        File::open(dir)?.sync_all()
+    });
+    written.map_err(|error| LocalError::io("write", &temporary, error))?;
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_is_made_once_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = read_or_create(dir.path()).unwrap();
+        assert_eq!(read_or_create(dir.path()).unwrap(), id);
+        let other = tempfile::tempdir().unwrap();
+        assert_ne!(read_or_create(other.path()).unwrap(), id);
+    }
+
+    #[test]
+    fn a_directory_of_something_else_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("thesis.tex"), "x").unwrap();
+        assert!(matches!(read_or_create(dir.path()), Err(LocalError::Foreign { .. })));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn another_version_and_damage_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = read_or_create(dir.path()).unwrap();
+        let path = dir.path().join(MARKER_NAME);
+        fs::write(&path, format!("{FIRST_LINE}\nversion 2\ncache {id}\n")).unwrap();
+        let error = read_or_create(dir.path()).unwrap_err();
+        assert!(matches!(error, LocalError::Version { found: 2, supported: 1, .. }), "{error}");
+        for damage in ["", "dormouse local state\nversion 1\n", "something"] {
+            fs::write(&path, damage).unwrap();
+            let error = read_or_create(dir.path()).unwrap_err();
+            assert!(matches!(error, LocalError::Corrupt { .. }), "{error}");
+        }
+    }
+}
