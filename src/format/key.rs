@@ -133,6 +133,11 @@ impl Key {
         Ok(Key(bytes.into()))
     }
 
+    /// Takes bytes that [`KeyParts::parse`] has accepted.
+    pub(super) fn from_checked(bytes: &[u8]) -> Key {
+        Key(bytes.into())
+    }
+
     /// The key's bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

@@ -138,8 +138,7 @@ impl Node {
         }
     }
 
-    /// First item whose key is not below `key`, and whether it is `key` itself.
-    #[must_use]
+    /// The item with this key, or the place where it would stand.
     pub fn search(&self, key: &[u8]) -> Result<usize, usize> {
         match self {
             Node::Leaf(leaf) => leaf.search(key),
@@ -196,8 +195,13 @@ impl Leaf {
         &self.plain[start..end]
     }
 
-    /// The record with this key, or where it would stand.
+    /// Record `index`, which must be below [`Leaf::len`]; the value shares the leaf's buffer.
     #[must_use]
+    pub fn record(&self, index: usize) -> (Key, Bytes) {
+        (Key::from_checked(self.key(index)), self.value(index))
+    }
+
+    /// The record with this key, or where it would stand.
     pub fn search(&self, key: &[u8]) -> Result<usize, usize> {
         let plain: &[u8] = &self.plain;
         self.starts.binary_search_by(|&start| {
@@ -371,8 +375,7 @@ fn decode_children(
         let key = reader.take(key_len as usize)?;
         check_key(reader, last, key)?;
         last = key;
-        let key = Key::from_bytes(key).map_err(|_| reader.malformed("key"))?;
-        children.push(Child { key, node, tree_bytes });
+        children.push(Child { key: Key::from_checked(key), node, tree_bytes });
     }
     reader.end()?;
     Ok(children)
