@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::format::{Child, HashKeys, Inner, Key, Node, NodeRef, child_len, record_len};
+use crate::format::{Child, Inner, Key, Node, NodeRef, child_len, record_len};
 
 use super::TreeError;
-use super::boundary::{cut, is_natural, priority};
+use super::boundary::Rule;
 use super::cursor::{At, Cursor};
 use super::nodes::Nodes;
 
@@ -24,9 +24,15 @@ pub(super) type WriteNode<'a> = dyn FnMut(&Node) -> Result<NodeRef, TreeError> +
 /// What a merge reads from and writes to.
 pub(super) struct Merging<'a, 'w> {
     pub(super) old: Nodes<'a>,
-    pub(super) keys: &'a HashKeys,
+    pub(super) rule: Rule<'a>,
     pub(super) write: &'w mut WriteNode<'w>,
     pub(super) written: Written,
+}
+
+impl Merging<'_, '_> {
+    fn begins_node(&self, key: &[u8], level: u8) -> bool {
+        self.rule.is_natural(self.rule.priority(key), level)
+    }
 }
 
 /// What a merge has written.
@@ -159,7 +165,7 @@ impl<'a> Level<'a> {
         let mut joins_previous =
             change.value.is_none() && old.key() == Some(change.key.as_bytes());
         while let Some(first) = old.key() {
-            let natural = is_natural(priority(merging.keys, first), self.level);
+            let natural = merging.begins_node(first, self.level);
             if (natural && !joins_previous) || !old.previous_node()? {
                 break;
             }
@@ -180,7 +186,7 @@ impl<'a> Level<'a> {
                 break;
             }
             if old.level() > Some(self.level) {
-                if is_natural(priority(merging.keys, key), self.level) {
+                if merging.begins_node(key, self.level) {
                     self.active = false;
                     return self.close_run(None, merging);
                 }
@@ -236,8 +242,8 @@ impl<'a> Level<'a> {
     fn append(
         &mut self, key: Key, value: Value, merging: &mut Merging<'a, '_>,
     ) -> Result<(), TreeError> {
-        let priority = priority(merging.keys, key.as_bytes());
-        if is_natural(priority, self.level) {
+        let priority = merging.rule.priority(key.as_bytes());
+        if merging.rule.is_natural(priority, self.level) {
             self.close_run(Some(&key), merging)?;
         }
         let len = match &value {
@@ -256,7 +262,7 @@ impl<'a> Level<'a> {
         let run = std::mem::take(&mut self.run);
         let lens: Vec<_> = run.iter().map(|item| (item.len, item.priority)).collect();
         let mut from = 0;
-        for to in cut(&lens) {
+        for to in merging.rule.cut(&lens) {
             let piece = &run[from..to];
             from = to;
             // Old nodes that began before this piece are gone.

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-use crate::format::{Child, HashKeys, Key, Node, NodeRef, VALUE_LEN_MAX};
-use crate::types::Ino;
+use crate::format::{Child, Key, KeyParts, Node, NodeRef, VALUE_LEN_MAX};
 
 use super::TreeError;
+use super::boundary::Rule;
 use super::level::{Change, ChildValue, Level, Merging, Origin, Value, WriteNode, Written};
 use super::nodes::{Nodes, tree_bytes};
 
@@ -31,9 +31,9 @@ pub struct Merged {
 
 /// Merges `changes` into the tree `old`.
 pub(super) fn merge<'a, 'w>(
-    old: Nodes<'a>, keys: &'a HashKeys, changes: &mut Changes<'_>, write: &'w mut WriteNode<'w>,
+    old: Nodes<'a>, rule: Rule<'a>, changes: &mut Changes<'_>, write: &'w mut WriteNode<'w>,
 ) -> Result<Merged, TreeError> {
-    let mut merging = Merging { old, keys, write, written: Written::default() };
+    let mut merging = Merging { old, rule, write, written: Written::default() };
     let mut levels = Vec::new();
     for change in changes {
         let (key, value) = change?;
@@ -84,8 +84,8 @@ fn push<'a>(
 }
 
 fn check(key: &Key, value: Option<&[u8]>) -> Result<(), TreeError> {
-    if key.ino() == Ino::META {
-        return Err(TreeError::BadChange("a local record"));
+    if matches!(key.parts(), None | Some(KeyParts::Local(_))) {
+        return Err(TreeError::BadChange("local state or no key"));
     }
     if value.is_some_and(|value| value.len() > VALUE_LEN_MAX) {
         return Err(TreeError::BadChange("a value is too long"));

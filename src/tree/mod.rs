@@ -28,6 +28,7 @@ use crate::chunks::{Chunks, Fetch, PackWriter};
 use crate::format::{Key, Node, NodeRef};
 use crate::types::PackId;
 
+use self::boundary::Rule;
 use self::cursor::{At, Cursor};
 use self::nodes::Nodes;
 
@@ -104,9 +105,9 @@ impl Tree {
     pub fn merge(
         &self, changes: &mut Changes<'_>, writer: &mut PackWriter, fetch: Fetch,
     ) -> Result<Merged, TreeError> {
-        let keys = self.chunks.keys();
+        let rule = Rule::new(self.chunks.keys());
         let mut write = |node: &Node| Ok(writer.add_node(node)?);
-        self.nodes(fetch, |nodes| merge::merge(nodes, keys, changes, &mut write))
+        self.nodes(fetch, |nodes| merge::merge(nodes, rule, changes, &mut write))
     }
 
     /// Calls `visit` for each record that is not the same in `after`. Reads no subtree that the
