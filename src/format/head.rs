@@ -11,6 +11,7 @@
 //! next inode   u64    inodes u64    bytes u64
 //! nodes        count u32, per node: node id 32, pack id 32, offset u32, length u32,
 //!              the frame: length u32, bytes
+//! records      count u32, per record: key: length u32, bytes; value: length u32, bytes
 //! ```
 //! The nonce makes each head's bytes, and so its ETag, unlike any other's: a swap against an old
 //! version can't win because the same state came back.
@@ -25,7 +26,7 @@ use super::snapshot::{
     check_count, read_node_ref, read_packs, read_root, read_workspace, write_node_ref, write_packs,
     write_root,
 };
-use super::{FormatError, NodeRef, PackInfo};
+use super::{FormatError, Key, KeyParts, NodeRef, PackInfo};
 
 const HEAD: Manifest =
     Manifest { what: "head", magic: *b"DMHD", version: 1, body_len_max: 4 * 1024 * 1024 };
@@ -33,10 +34,14 @@ const HEAD: Manifest =
 /// Most bytes of inline frames. A head is read at every resume, so it must stay small.
 pub const HEAD_NODES_BYTES_MAX: usize = 256 * 1024;
 
+/// Most bytes of inline records, keys and values.
+pub const HEAD_RECORDS_BYTES_MAX: usize = 64 * 1024;
+
 const NODES_MAX: usize = 1024;
+const RECORDS_MAX: usize = 1024;
 const NODE_REF_LEN: usize = 72;
 const HOST_LEN_MAX: usize = 256;
-const KEY_LEN_MAX: usize = 1024;
+const OBJECT_KEY_LEN_MAX: usize = 1024;
 
 /// The state of a workspace: who may write, and what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +61,9 @@ pub struct Head {
     /// Frames of the tree's first nodes: the root and the nodes down to the root directory's
     /// leaf, in that order, at most [`HEAD_NODES_BYTES_MAX`] together.
     pub nodes: Vec<(NodeRef, Bytes)>,
+    /// Attr records of the root directory's children in the order of its entries, as many as fit
+    /// into [`HEAD_RECORDS_BYTES_MAX`]: with them the first listing needs no other node.
+    pub records: Vec<(Key, Bytes)>,
     /// The snapshot's tree packs.
     pub tree_packs: Vec<PackInfo>,
     /// First inode number never used.
@@ -87,8 +95,8 @@ pub struct SnapshotRef {
 }
 
 impl Head {
-    /// Encodes it. Inline nodes beyond the cap are left out from the first that does not fit.
-    /// Refuses what [`Head::decode`] would refuse for its length.
+    /// Encodes it. Inline nodes and records beyond their caps are left out, from the first that
+    /// does not fit. Refuses what [`Head::decode`] would refuse for its length.
     pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
         let mut out = Writer::default();
         out.bytes(&self.nonce).blob(self.workspace.as_str().as_bytes()).u64(self.epoch.0);
@@ -103,7 +111,7 @@ impl Head {
         match &self.snapshot {
             None => _ = out.u8(0),
             Some(snapshot) => {
-                check_count("snapshot key", snapshot.key.len(), KEY_LEN_MAX)?;
+                check_count("snapshot key", snapshot.key.len(), OBJECT_KEY_LEN_MAX)?;
                 out.u8(1).bytes(snapshot.id.as_bytes()).blob(snapshot.key.as_bytes());
             }
         }
@@ -115,6 +123,11 @@ impl Head {
         for (node, frame) in nodes {
             write_node_ref(&mut out, node);
             out.blob(frame);
+        }
+        let records = self.records_that_fit();
+        out.count(records.len());
+        for (key, value) in records {
+            out.blob(key.as_bytes()).blob(value);
         }
         HEAD.seal(out)
     }
@@ -130,7 +143,7 @@ impl Head {
             false => None,
             true => {
                 let id = SnapshotId(reader.array()?);
-                Some(SnapshotRef { id, key: reader.text(KEY_LEN_MAX)?.to_owned() })
+                Some(SnapshotRef { id, key: reader.text(OBJECT_KEY_LEN_MAX)?.to_owned() })
             }
         };
         let root = read_root(&mut reader)?;
@@ -138,6 +151,7 @@ impl Head {
         let next_ino = Ino(reader.u64()?);
         let [inodes, bytes] = [reader.u64()?, reader.u64()?];
         let nodes = read_nodes(&mut reader)?;
+        let records = read_records(&mut reader)?;
         reader.end()?;
         Ok(Head {
             nonce,
@@ -147,6 +161,7 @@ impl Head {
             snapshot,
             root,
             nodes,
+            records,
             tree_packs,
             next_ino,
             inodes,
@@ -155,15 +170,27 @@ impl Head {
     }
 
     fn nodes_that_fit(&self) -> &[(NodeRef, Bytes)] {
-        let mut left = HEAD_NODES_BYTES_MAX;
-        let fits = |(_, frame): &&(NodeRef, Bytes)| {
-            let rest = left.checked_sub(frame.len());
-            left = rest.unwrap_or(0);
-            rest.is_some()
-        };
-        let count = self.nodes.iter().take(NODES_MAX).take_while(fits).count();
-        &self.nodes[..count]
+        let lens = self.nodes.iter().take(NODES_MAX).map(|(_, frame)| frame.len());
+        &self.nodes[..count_that_fits(lens, HEAD_NODES_BYTES_MAX)]
     }
+
+    fn records_that_fit(&self) -> &[(Key, Bytes)] {
+        let lens = self.records.iter().take(RECORDS_MAX).map(record_bytes);
+        &self.records[..count_that_fits(lens, HEAD_RECORDS_BYTES_MAX)]
+    }
+}
+
+fn count_that_fits(lens: impl Iterator<Item = usize>, mut left: usize) -> usize {
+    let fits = |len: &usize| {
+        let rest = left.checked_sub(*len);
+        left = rest.unwrap_or(0);
+        rest.is_some()
+    };
+    lens.take_while(fits).count()
+}
+
+fn record_bytes((key, value): &(Key, Bytes)) -> usize {
+    key.as_bytes().len() + value.len()
 }
 
 fn read_lease(reader: &mut Reader<'_>) -> Result<Option<Lease>, FormatError> {
@@ -189,4 +216,22 @@ fn read_nodes(reader: &mut Reader<'_>) -> Result<Vec<(NodeRef, Bytes)>, FormatEr
         nodes.push((node, Bytes::copy_from_slice(frame)));
     }
     Ok(nodes)
+}
+
+fn read_records(reader: &mut Reader<'_>) -> Result<Vec<(Key, Bytes)>, FormatError> {
+    let count = reader.count(RECORDS_MAX, 8)?;
+    let mut records = Vec::with_capacity(count);
+    let mut left = HEAD_RECORDS_BYTES_MAX;
+    for _ in 0..count {
+        let key = reader.blob(left)?;
+        left -= key.len();
+        let value = reader.blob(left)?;
+        left -= value.len();
+        let key = Key::from_bytes(key).map_err(|_| reader.malformed("key"))?;
+        if !matches!(key.parts(), Some(KeyParts::Attr(_))) {
+            return Err(reader.malformed("inline record that is no attributes"));
+        }
+        records.push((key, Bytes::copy_from_slice(value)));
+    }
+    Ok(records)
 }

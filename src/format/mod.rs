@@ -28,7 +28,7 @@ pub use frame::{
     decode_frame, encode_frame, encode_frame_at, parse_header,
 };
 pub use hash::HashKeys;
-pub use head::{HEAD_NODES_BYTES_MAX, Head, Lease, SnapshotRef};
+pub use head::{HEAD_NODES_BYTES_MAX, HEAD_RECORDS_BYTES_MAX, Head, Lease, SnapshotRef};
 pub use key::{KEY_LEN_MAX, Key, KeyError, KeyParts, Tag};
 pub use layout::{
     FORMAT_KEY, PACKS_PREFIX, SnapshotName, WORKSPACES_PREFIX, head_key, pack_key, snapshot_key,

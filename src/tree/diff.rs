@@ -16,7 +16,9 @@ pub type VisitChange<'a> = dyn FnMut(Key, Option<Bytes>, Option<Bytes>) + 'a;
 
 /// Calls `visit` for each record that differs, in key order.
 pub(super) fn diff(
-    before: Nodes<'_>, after: Nodes<'_>, visit: &mut VisitChange<'_>,
+    before: Nodes<'_>,
+    after: Nodes<'_>,
+    visit: &mut VisitChange<'_>,
 ) -> Result<(), TreeError> {
     // Equal ids are equal content, wherever the nodes lie: nothing to look for.
     if before.root.map(|root| root.id) == after.root.map(|root| root.id) {
@@ -31,17 +33,19 @@ pub(super) fn diff(
             (Some(before), Some(after)) => before.cmp(after),
         };
         match order {
-            Ordering::Less => one_sided(&mut before, &mut |key, value| visit(key, Some(value), None))?,
-            Ordering::Greater => one_sided(&mut after, &mut |key, value| visit(key, None, Some(value)))?,
+            Ordering::Less => {
+                one_sided(&mut before, &mut |key, value| visit(key, Some(value), None))?
+            }
+            Ordering::Greater => {
+                one_sided(&mut after, &mut |key, value| visit(key, None, Some(value)))?
+            }
             Ordering::Equal => both(&mut before, &mut after, visit)?,
         }
     }
 }
 
 /// What is here has no counterpart that begins with the same key: look into it.
-fn one_sided(
-    cursor: &mut Cursor<'_>, visit: &mut dyn FnMut(Key, Bytes),
-) -> Result<(), TreeError> {
+fn one_sided(cursor: &mut Cursor<'_>, visit: &mut dyn FnMut(Key, Bytes)) -> Result<(), TreeError> {
     if let Some(At::Record(key, value)) = cursor.at() {
         visit(key, value);
         cursor.skip();
@@ -51,7 +55,9 @@ fn one_sided(
 }
 
 fn both(
-    before: &mut Cursor<'_>, after: &mut Cursor<'_>, visit: &mut VisitChange<'_>,
+    before: &mut Cursor<'_>,
+    after: &mut Cursor<'_>,
+    visit: &mut VisitChange<'_>,
 ) -> Result<(), TreeError> {
     let (into_before, into_after) = match (before.at(), after.at()) {
         (Some(At::Record(key, old)), Some(At::Record(_, new))) => {

@@ -104,14 +104,23 @@ impl<'a> Level<'a> {
         let sees_all = above_root.is_none_or(|above_root| level >= above_root);
         let old = above_root.filter(|&above_root| level <= above_root).map(|_| cursor);
         Ok(Level {
-            level, old, sees_all, active: false, run: Vec::new(), taken: VecDeque::new(),
-            wrote: false, last: None, out: Vec::new(),
+            level,
+            old,
+            sees_all,
+            active: false,
+            run: Vec::new(),
+            taken: VecDeque::new(),
+            wrote: false,
+            last: None,
+            out: Vec::new(),
         })
     }
 
     /// Takes the next change.
     pub(super) fn push(
-        &mut self, change: Change, merging: &mut Merging<'a, '_>,
+        &mut self,
+        change: Change,
+        merging: &mut Merging<'a, '_>,
     ) -> Result<(), TreeError> {
         if self.last.as_ref().is_some_and(|last| *last >= change.key) {
             return Err(TreeError::BadChange("keys are not in order"));
@@ -139,7 +148,8 @@ impl<'a> Level<'a> {
     /// Ends the changes. If all of this level turns out to be at most one node, that is the
     /// root, and nothing is written: `Ok(Some(root))`.
     pub(super) fn finish(
-        &mut self, merging: &mut Merging<'a, '_>,
+        &mut self,
+        merging: &mut Merging<'a, '_>,
     ) -> Result<Option<Option<ChildValue>>, TreeError> {
         if self.active {
             self.copy_until(None, merging)?;
@@ -155,15 +165,12 @@ impl<'a> Level<'a> {
     }
 
     /// Stands `old` at the run that the change falls into.
-    fn begin_run(
-        &mut self, change: &Change, merging: &Merging<'a, '_>,
-    ) -> Result<(), TreeError> {
+    fn begin_run(&mut self, change: &Change, merging: &Merging<'a, '_>) -> Result<(), TreeError> {
         self.active = true;
         let Some(old) = &mut self.old else { return Ok(()) };
         old.seek_node(change.key.as_bytes(), self.level)?;
         // Without its first item, a run is the continuation of the one before.
-        let mut joins_previous =
-            change.value.is_none() && old.key() == Some(change.key.as_bytes());
+        let mut joins_previous = change.value.is_none() && old.key() == Some(change.key.as_bytes());
         while let Some(first) = old.key() {
             let natural = merging.begins_node(first, self.level);
             if (natural && !joins_previous) || !old.previous_node()? {
@@ -178,7 +185,9 @@ impl<'a> Level<'a> {
     /// Moves old items below `until` into the run. Stops being active where the old and the new
     /// tree agree again: at an old node that begins with a natural boundary.
     fn copy_until(
-        &mut self, until: Option<&[u8]>, merging: &mut Merging<'a, '_>,
+        &mut self,
+        until: Option<&[u8]>,
+        merging: &mut Merging<'a, '_>,
     ) -> Result<(), TreeError> {
         while let Some(old) = &mut self.old {
             let Some(key) = old.key() else { break };
@@ -240,7 +249,10 @@ impl<'a> Level<'a> {
     }
 
     fn append(
-        &mut self, key: Key, value: Value, merging: &mut Merging<'a, '_>,
+        &mut self,
+        key: Key,
+        value: Value,
+        merging: &mut Merging<'a, '_>,
     ) -> Result<(), TreeError> {
         let priority = merging.rule.priority(key.as_bytes());
         if merging.rule.is_natural(priority, self.level) {
@@ -257,7 +269,9 @@ impl<'a> Level<'a> {
     /// Cuts the run into nodes, writes those that are new, and tells the level above. `next` is
     /// the item that begins the next run; none if old and new tree agree from here on.
     fn close_run(
-        &mut self, next: Option<&Key>, merging: &mut Merging<'a, '_>,
+        &mut self,
+        next: Option<&Key>,
+        merging: &mut Merging<'a, '_>,
     ) -> Result<(), TreeError> {
         let run = std::mem::take(&mut self.run);
         let lens: Vec<_> = run.iter().map(|item| (item.len, item.priority)).collect();
@@ -313,7 +327,9 @@ fn is_same(node: &Node, piece: &[Item]) -> bool {
 }
 
 fn write(
-    level: u8, piece: &[Item], merging: &mut Merging<'_, '_>,
+    level: u8,
+    piece: &[Item],
+    merging: &mut Merging<'_, '_>,
 ) -> Result<ChildValue, TreeError> {
     let records = piece.iter().filter_map(|item| match &item.value {
         Value::Record(bytes) => Some((&item.key, &bytes[..])),

@@ -31,7 +31,10 @@ pub struct Merged {
 
 /// Merges `changes` into the tree `old`.
 pub(super) fn merge<'a, 'w>(
-    old: Nodes<'a>, rule: Rule<'a>, changes: &mut Changes<'_>, write: &'w mut WriteNode<'w>,
+    old: Nodes<'a>,
+    rule: Rule<'a>,
+    changes: &mut Changes<'_>,
+    write: &'w mut WriteNode<'w>,
 ) -> Result<Merged, TreeError> {
     let mut merging = Merging { old, rule, write, written: Written::default() };
     let mut levels = Vec::new();
@@ -70,7 +73,10 @@ pub(super) fn merge<'a, 'w>(
 
 /// Gives a change to a level, and what follows from it to those above. Depth: the tree's height.
 fn push<'a>(
-    levels: &mut Vec<Level<'a>>, index: usize, change: Change, merging: &mut Merging<'a, '_>,
+    levels: &mut Vec<Level<'a>>,
+    index: usize,
+    change: Change,
+    merging: &mut Merging<'a, '_>,
 ) -> Result<(), TreeError> {
     if index == levels.len() {
         let level = u8::try_from(index).map_err(|_| TreeError::BadChange("too many levels"))?;

@@ -19,7 +19,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -42,6 +42,7 @@ pub use self::walk::{VisitNode, VisitRef};
 pub struct Tree {
     chunks: Arc<Chunks>,
     root: Option<NodeRef>,
+    hints: Option<Arc<HashMap<Key, Bytes>>>,
 }
 
 impl std::fmt::Debug for Tree {
@@ -54,13 +55,20 @@ impl Tree {
     /// The tree with this root; none is the tree without records.
     #[must_use]
     pub fn new(chunks: Arc<Chunks>, root: Option<NodeRef>) -> Tree {
-        Tree { chunks, root }
+        Tree { chunks, root, hints: None }
     }
 
     /// The tree without records.
     #[must_use]
     pub fn empty(chunks: Arc<Chunks>) -> Tree {
         Tree::new(chunks, None)
+    }
+
+    /// The same tree, with records of it that [`Tree::get`] finds here instead of in its nodes.
+    /// Records that are not this tree's make it give wrong answers.
+    #[must_use]
+    pub fn with_hints(self, hints: Arc<HashMap<Key, Bytes>>) -> Tree {
+        Tree { hints: Some(hints), ..self }
     }
 
     /// Where the root is; none for the tree without records.
@@ -71,19 +79,28 @@ impl Tree {
 
     /// The value at `key`. It shares its leaf's buffer.
     pub fn get(&self, key: &[u8], fetch: Fetch) -> Result<Option<Bytes>, TreeError> {
+        if let Some(value) = self.hints.as_ref().and_then(|hints| hints.get(key)) {
+            return Ok(Some(value.clone()));
+        }
         self.nodes(fetch, |nodes| nodes.get(key))
     }
 
     /// The first records of `from..to`, in key order, at most `limit`.
     pub fn range(
-        &self, from: &[u8], to: &[u8], limit: usize, fetch: Fetch,
+        &self,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+        fetch: Fetch,
     ) -> Result<Vec<(Key, Bytes)>, TreeError> {
         self.nodes(fetch, |nodes| range(nodes, from, to, limit))
     }
 
     /// Calls `visit` for each record of the tree, in key order, until it returns false.
     pub fn scan(
-        &self, fetch: Fetch, visit: &mut dyn FnMut(Key, Bytes) -> bool,
+        &self,
+        fetch: Fetch,
+        visit: &mut dyn FnMut(Key, Bytes) -> bool,
     ) -> Result<(), TreeError> {
         self.nodes(fetch, |nodes| {
             let mut cursor = Cursor::new(nodes)?;
@@ -103,7 +120,10 @@ impl Tree {
     /// two share are not written; if nothing changes, nothing is, and the root is the same.
     /// The result is readable once the writer has finished and its root is resolved there.
     pub fn merge(
-        &self, changes: &mut Changes<'_>, writer: &mut PackWriter, fetch: Fetch,
+        &self,
+        changes: &mut Changes<'_>,
+        writer: &mut PackWriter,
+        fetch: Fetch,
     ) -> Result<Merged, TreeError> {
         let rule = Rule::new(self.chunks.keys());
         let mut write = |node: &Node| Ok(writer.add_node(node)?);
@@ -113,7 +133,10 @@ impl Tree {
     /// Calls `visit` for each record that is not the same in `after`. Reads no subtree that the
     /// two share.
     pub fn diff(
-        &self, after: &Tree, fetch: Fetch, visit: &mut VisitChange<'_>,
+        &self,
+        after: &Tree,
+        fetch: Fetch,
+        visit: &mut VisitChange<'_>,
     ) -> Result<(), TreeError> {
         self.nodes(fetch, |nodes| after.nodes(fetch, |after| diff::diff(nodes, after, visit)))
     }
@@ -152,14 +175,19 @@ impl Tree {
     /// Writes this tree without any node in `packs`: those, and the nodes above them, are written
     /// again. The way to get rid of packs that hold little that is alive.
     pub fn relocate(
-        &self, packs: &HashSet<PackId>, writer: &mut PackWriter, fetch: Fetch,
+        &self,
+        packs: &HashSet<PackId>,
+        writer: &mut PackWriter,
+        fetch: Fetch,
     ) -> Result<Merged, TreeError> {
         let mut write = |node: &Node| Ok(writer.add_node(node)?);
         self.nodes(fetch, |nodes| walk::relocate(nodes, packs, &mut write))
     }
 
     fn nodes<T>(
-        &self, fetch: Fetch, call: impl FnOnce(Nodes<'_>) -> Result<T, TreeError>,
+        &self,
+        fetch: Fetch,
+        call: impl FnOnce(Nodes<'_>) -> Result<T, TreeError>,
     ) -> Result<T, TreeError> {
         let read = |at: &NodeRef| Ok(self.chunks.node(at, fetch)?);
         call(Nodes { root: self.root, read: &read })
@@ -167,7 +195,10 @@ impl Tree {
 }
 
 fn range(
-    nodes: Nodes<'_>, from: &[u8], to: &[u8], limit: usize,
+    nodes: Nodes<'_>,
+    from: &[u8],
+    to: &[u8],
+    limit: usize,
 ) -> Result<Vec<(Key, Bytes)>, TreeError> {
     let mut records = Vec::new();
     let mut cursor = Cursor::new(nodes)?;

@@ -85,10 +85,9 @@ pub(super) fn child_of(inner: &Inner, key: &[u8]) -> Option<usize> {
 pub(super) fn tree_bytes(at: &NodeRef, node: &Node) -> u64 {
     let below = match node {
         Node::Leaf(_) => 0,
-        Node::Inner(inner) => inner
-            .children
-            .iter()
-            .fold(0_u64, |sum, child| sum.saturating_add(child.tree_bytes)),
+        Node::Inner(inner) => {
+            inner.children.iter().fold(0_u64, |sum, child| sum.saturating_add(child.tree_bytes))
+        }
     };
     below.saturating_add(u64::from(at.slot.len))
 }

@@ -26,7 +26,7 @@ struct Packs {
     keys: HashKeys,
     nodes: RefCell<HashMap<PackSlot, Bytes>>,
     reads: Cell<usize>,
-    next_pack: Cell<u8>,
+    next_pack: Cell<u32>,
     /// A pack is closed after this many nodes.
     pack_nodes: u32,
     small: bool,
@@ -55,7 +55,8 @@ impl Packs {
     }
 
     fn with<T>(
-        &self, root: Option<NodeRef>,
+        &self,
+        root: Option<NodeRef>,
         call: impl FnOnce(Nodes<'_>) -> Result<T, TreeError>,
     ) -> Result<T, TreeError> {
         let read = |at: &NodeRef| self.read(at);
@@ -66,7 +67,7 @@ impl Packs {
     fn writer(&self) -> impl FnMut(&Node) -> Result<NodeRef, TreeError> + '_ {
         let new_pack = || {
             let number = self.next_pack.replace(self.next_pack.get() + 1);
-            PackId([number; 32])
+            PackId(*blake3::hash(&number.to_le_bytes()).as_bytes())
         };
         let mut pack = new_pack();
         let mut count = 0;
@@ -224,7 +225,9 @@ proptest! {
         shared in proptest::collection::btree_map(keys(), Just(Bytes::from("3")), 0..200),
     ) {
         let packs = Packs::new(true);
-        let join = |own: &Model| -> Model { own.clone().into_iter().chain(shared.clone()).collect() };
+        let join = |own: &Model| -> Model {
+            own.clone().into_iter().chain(shared.clone()).collect()
+        };
         let (one, two) = (join(&one), join(&two));
         let (before, after) = (packs.build(&one), packs.build(&two));
         prop_assert_eq!(packs.diff(before, after), expected_diff(&one, &two));
@@ -341,8 +344,8 @@ fn a_million_records_stream_through_a_merge() {
     // The longest run: a gap between natural boundaries of 256 records on average.
     assert!(most.get() < 256 * 20, "{} records at once", most.get());
     assert!(merged.leaves_written > 2_000, "{merged:?}");
-    let (value, reads) = packs
-        .reads_of(|| packs.with(merged.root, |n| n.get(Key::attr(Ino(777_777)).as_bytes())));
+    let (value, reads) =
+        packs.reads_of(|| packs.with(merged.root, |n| n.get(Key::attr(Ino(777_777)).as_bytes())));
     assert_eq!(value.unwrap().unwrap().len(), 83);
     assert_eq!(reads, 3);
 }
@@ -404,8 +407,7 @@ fn changes_out_of_order_and_local_state_are_refused() {
     let refused = |keys: &[Key]| {
         let mut changes = keys.iter().map(|key| Ok((key.clone(), Some(Bytes::new()))));
         let mut write = packs.writer();
-        let merged =
-            packs.with(None, |old| merge(old, packs.rule(), &mut changes, &mut write));
+        let merged = packs.with(None, |old| merge(old, packs.rule(), &mut changes, &mut write));
         assert!(matches!(merged, Err(TreeError::BadChange(_))), "{merged:?}");
     };
     refused(&[Key::attr(Ino(2)), Key::attr(Ino(1))]);

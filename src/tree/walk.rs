@@ -24,7 +24,10 @@ pub(super) fn walk(nodes: Nodes<'_>, visit: &mut VisitNode<'_>) -> Result<(), Tr
 }
 
 fn walk_below(
-    nodes: Nodes<'_>, at: &NodeRef, node: &Node, visit: &mut VisitNode<'_>,
+    nodes: Nodes<'_>,
+    at: &NodeRef,
+    node: &Node,
+    visit: &mut VisitNode<'_>,
 ) -> Result<(), TreeError> {
     visit(at, node)?;
     let Node::Inner(inner) = node else { return Ok(()) };
@@ -43,9 +46,7 @@ pub(super) fn refs(nodes: Nodes<'_>, visit: &mut VisitRef<'_>) -> Result<(), Tre
     if let Node::Inner(inner) = &*node { refs_below(nodes, inner, visit) } else { Ok(()) }
 }
 
-fn refs_below(
-    nodes: Nodes<'_>, inner: &Inner, visit: &mut VisitRef<'_>,
-) -> Result<(), TreeError> {
+fn refs_below(nodes: Nodes<'_>, inner: &Inner, visit: &mut VisitRef<'_>) -> Result<(), TreeError> {
     for child in &inner.children {
         visit(&child.node, inner.level - 1);
         if inner.level > 1
@@ -69,7 +70,9 @@ pub(super) fn pack_bytes(nodes: Nodes<'_>) -> Result<BTreeMap<PackId, u64>, Tree
 /// Writes again, unchanged, all nodes that lie in `packs`, and the nodes above them. Reads those
 /// and all inner nodes.
 pub(super) fn relocate<'w>(
-    nodes: Nodes<'_>, packs: &HashSet<PackId>, write: &'w mut WriteNode<'w>,
+    nodes: Nodes<'_>,
+    packs: &HashSet<PackId>,
+    write: &'w mut WriteNode<'w>,
 ) -> Result<Merged, TreeError> {
     let mut moving = Moving { nodes, packs, write, written: Written::default() };
     let mut root = nodes.root;

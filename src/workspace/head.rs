@@ -51,6 +51,7 @@ impl NextHead {
             snapshot: None,
             root: None,
             nodes: Vec::new(),
+            records: Vec::new(),
             tree_packs: Vec::new(),
             next_ino: Ino(Ino::ROOT.0 + 1),
             inodes: 0,
