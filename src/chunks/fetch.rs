@@ -178,7 +178,8 @@ impl Fetcher {
         counters.misses.add_len(list.len());
         counters.chunk_wanted_bytes.add(list.iter().map(|(_, slot)| u64::from(slot.len)).sum());
         let mut located = Vec::with_capacity(list.len());
-        for (&index, plain) in round.iter().zip(self.fetch_opened(FrameKind::Chunk, &list, deadline))
+        for (&index, plain) in
+            round.iter().zip(self.fetch_opened(FrameKind::Chunk, &list, deadline))
         {
             let (id, slot) = &wanted[index];
             found[index] = Some(self.remember_chunk(id, plain?));

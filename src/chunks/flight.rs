@@ -155,8 +155,7 @@ mod tests {
     #[test]
     fn a_covered_range_joins_and_an_uncovered_one_leads() {
         let flights = Flights::default();
-        let first =
-            flights.depart(&[(0, (PACK, 10..20))], forever(), |list| window(0..100, list));
+        let first = flights.depart(&[(0, (PACK, 10..20))], forever(), |list| window(0..100, list));
         assert_eq!((first.joined.len(), first.led.len()), (0, 1));
         let needs = [(0, (PACK, 90..100)), (1, (PACK, 99..101)), (2, (PackId([2; 32]), 0..1))];
         let second = flights.depart(&needs, forever(), |list| {

@@ -47,9 +47,8 @@ pub(super) fn frames_of_tree_window(bytes: &[u8], start: u64) -> Vec<(Range<usiz
     if start == 0 {
         return parse_from(bytes, PACK_HEADER_LEN, FrameKind::Node);
     }
-    let is_node = |at: &usize| {
-        parse_header(&bytes[*at..]).is_ok_and(|header| header.kind == FrameKind::Node)
-    };
+    let is_node =
+        |at: &usize| parse_header(&bytes[*at..]).is_ok_and(|header| header.kind == FrameKind::Node);
     let last = bytes.len().saturating_sub(FRAME_HEADER_LEN);
     let first = (0..last).filter(|&at| bytes[at..].starts_with(FRAME_MAGIC)).find(is_node);
     first.map_or(Vec::new(), |first| parse_from(bytes, first, FrameKind::Node))

@@ -98,12 +98,8 @@ impl Prefetcher {
         let windows: Vec<TreeWindow> = packs
             .iter()
             .flat_map(|pack| {
-                let window = |number| TreeWindow {
-                    pack: pack.id,
-                    number,
-                    pack_len: pack.len,
-                    failures: 0,
-                };
+                let window =
+                    |number| TreeWindow { pack: pack.id, number, pack_len: pack.len, failures: 0 };
                 (0..tree_windows(pack.len)).map(window)
             })
             .take(QUEUE_LEN_MAX)
@@ -160,8 +156,7 @@ impl Prefetcher {
     pub(super) fn wait_idle(&self, timeout: Duration) -> bool {
         let mut queue = self.shared.queue.lock();
         let is_busy = |queue: &mut Queue| {
-            (queue.busy || !queue.windows.is_empty() || !queue.chunks.is_empty())
-                && !queue.stopping
+            (queue.busy || !queue.windows.is_empty() || !queue.chunks.is_empty()) && !queue.stopping
         };
         !self.shared.changed.wait_while_for(&mut queue, is_busy, timeout).timed_out()
     }

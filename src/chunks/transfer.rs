@@ -95,9 +95,8 @@ impl Fetcher {
         if led.is_empty() {
             return Vec::new();
         }
-        let request = |lead: &Lead<'_>| {
-            (pack_key(&lead.flight.pack), Some(lead.flight.range.clone()))
-        };
+        let request =
+            |lead: &Lead<'_>| (pack_key(&lead.flight.pack), Some(lead.flight.range.clone()));
         let requests: Vec<_> = led.iter().map(request).collect();
         self.below.counters.fetch_requests.add_len(requests.len());
         let landings = match urgency {
@@ -205,10 +204,8 @@ fn tree_windows_for(slots: &[PackSlot]) -> Vec<Window> {
 
 /// A slot's bytes out of a window's.
 fn cut(landing: &Landing, flight: &Flight, slot: &PackSlot) -> Frame {
-    let damaged = |cause: &str| RemoteError::Corrupt {
-        key: pack_key(&slot.pack),
-        cause: cause.to_owned(),
-    };
+    let damaged =
+        |cause: &str| RemoteError::Corrupt { key: pack_key(&slot.pack), cause: cause.to_owned() };
     match landing {
         Landing::Bytes(bytes) => {
             let start = slot_range(slot).start.checked_sub(flight.range.start);
