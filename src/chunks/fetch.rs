@@ -86,8 +86,9 @@ impl Below {
 
     /// Drops a damaged frame, so that the next one under its id takes its place.
     pub(super) fn uncache(&self, id: &FrameId) {
-        // TODO(chunks): local.cache_remove(id), when local has it.
-        let _ = id;
+        if let Err(error) = self.local.cache_remove(id) {
+            tracing::warn!(%error, "could not drop a damaged frame from the chunk cache");
+        }
     }
 
     /// Whether the local cache has a frame (not whether it is intact).

@@ -106,17 +106,18 @@ fn a_flush_with_nothing_pending_makes_no_request() {
 #[test]
 fn after_an_outage_the_next_flush_uploads_everything() {
     let store = Store::new();
-    let machine = store.machine();
-    let plains = noises(30, 256 * KIB);
+    // The client tries longer for longer bodies.
+    let machine = store.machine_with(ChunkOptions { pack_bytes: 128 * KIB, ..options() });
+    let plains = noises(30, 16 * KIB);
     store.faults.set_outage(true);
     let ids: Vec<_> = plains.iter().map(|p| machine.chunks.add_chunk(p).unwrap()).collect();
     let error = machine.chunks.flush().unwrap_err();
     assert!(matches!(error, ChunkError::Unavailable(_)), "{error:?}");
     assert!(ids.iter().all(|id| machine.chunks.slot_of(id).is_none()));
-    assert!(machine.chunks.stats().upload_bytes_waiting > 7 * MIB as u64);
+    assert!(machine.chunks.stats().upload_bytes_waiting > 480 * KIB as u64);
     store.faults.heal();
     let packs = machine.chunks.flush().unwrap();
-    assert_eq!(packs.len(), 2);
+    assert_eq!(packs.len(), 4);
     assert!(ids.iter().all(|id| machine.chunks.slot_of(id).is_some()));
     assert_eq!(machine.chunks.stats().upload_bytes_waiting, 0);
     let slots: Vec<_> = ids.iter().map(|id| (*id, machine.chunks.slot_of(id).unwrap())).collect();
@@ -202,7 +203,9 @@ fn after_a_shutdown_nothing_waits_forever() {
 fn confirm_asks_once_for_each_pack_and_finds_what_is_missing_or_changed() {
     let store = Store::new();
     let machine = store.machine();
-    noises(40, 256 * KIB).iter().for_each(|p| drop(machine.chunks.add_chunk(p).unwrap()));
+    for plain in noises(40, 256 * KIB) {
+        machine.chunks.add_chunk(&plain).unwrap();
+    }
     let packs = machine.chunks.flush().unwrap();
     assert!(packs.len() >= 3);
     store.counting.reset();
