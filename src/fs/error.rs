@@ -1,7 +1,7 @@
 //! Why an operation fails, and the only place that turns a reason into an errno.
 
 use crate::chunks::ChunkError;
-use crate::format::{Key, RecordError};
+use crate::format::{FormatError, Key};
 use crate::local::LocalError;
 use crate::namespace::NamespaceError;
 use crate::tree::TreeError;
@@ -145,12 +145,26 @@ impl FsError {
     /// Whether this is a fault of the machine or the store, worth a line in the log, and not
     /// just an answer to the caller.
     #[must_use]
-    pub fn is_fault(&self) -> bool {
+    pub fn is_unexpected(&self) -> bool {
         self.errno() == libc::EIO
     }
 
-    pub(super) fn malformed(ino: Ino, error: RecordError) -> FsError {
+    pub(super) fn malformed(ino: Ino, error: &FormatError) -> FsError {
         FsError::Corrupt { ino, what: error.to_string() }
+    }
+
+    /// A namespace error; `missing` says what to fetch if it is `NotLocal`.
+    pub(super) fn of_namespace(
+        error: NamespaceError,
+        missing: impl FnOnce() -> Missing,
+    ) -> FsError {
+        match error {
+            NamespaceError::NotLocal => FsError::NotLocal(missing()),
+            NamespaceError::Quota => FsError::Quota,
+            NamespaceError::Corrupt(what) => FsError::Corrupt { ino: Ino::META, what },
+            NamespaceError::Tree(error) => FsError::Tree(error),
+            NamespaceError::Local(error) => error.into(),
+        }
     }
 }
 
@@ -158,7 +172,7 @@ impl From<LocalError> for FsError {
     fn from(error: LocalError) -> FsError {
         match error {
             LocalError::Full => FsError::NoSpace,
-            LocalError::Quota => FsError::Quota,
+            LocalError::Quota { .. } => FsError::Quota,
             other => FsError::Local(other),
         }
     }
@@ -166,13 +180,8 @@ impl From<LocalError> for FsError {
 
 impl From<NamespaceError> for FsError {
     fn from(error: NamespaceError) -> FsError {
-        match error {
-            NamespaceError::NotLocal(missing) => FsError::NotLocal(missing.into()),
-            NamespaceError::Tree(error) => FsError::Tree(error),
-            NamespaceError::Local(error) => error.into(),
-            NamespaceError::Corrupt(what) => FsError::Corrupt { ino: Ino::META, what },
-            NamespaceError::Quota => FsError::Quota,
-        }
+        // Reads say what is missing (`Filesystem::get`, `range`); changes need nothing fetched.
+        FsError::of_namespace(error, || Missing::Content)
     }
 }
 

@@ -4,14 +4,14 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use super::{Base, Counters, NamespaceError, base_get, base_range, is_local, merge, totals};
+use super::{Base, Counters, NamespaceError, base_get, base_range, merge, totals};
 use crate::chunks::Fetch;
 use crate::format::{Key, KeyParts, Tag};
 use crate::local::{Cut, Slot};
 use crate::types::Ino;
 
 /// Orphans read at once.
-const ORPHANS_AT_ONCE: usize = 1024;
+pub(super) const ORPHANS_AT_ONCE: usize = 1024;
 
 /// A consistent view of overlay and base. Staged bytes that it refers to stay readable.
 #[derive(Debug)]
@@ -72,37 +72,26 @@ impl<'a> CutView<'a> {
         merge::range(from, to, limit, &mut overlay, &mut base)
     }
 
-    /// The first changes against the base from `from` on, ascending: `None` removes. About
-    /// `limit` of them; empty only at the end. Local state is left out.
+    /// The first changes against the base from `from` on, ascending: `None` removes. At most
+    /// `limit` of them; empty only at the end. Inode 0 is left out.
     pub fn changes(
         &self,
         from: &[u8],
         limit: usize,
     ) -> Result<Vec<(Key, Option<Bytes>)>, NamespaceError> {
         let end = Key::tag_end(Ino(u64::MAX), Tag::Local);
-        let mut from = from.to_vec();
-        loop {
-            let slots = self.cut.range(&from, end.as_bytes(), limit.max(1))?;
-            let Some((last, _)) = slots.last() else { return Ok(Vec::new()) };
-            from = merge::successor(last.as_bytes());
-            let changes: Vec<_> = slots
-                .into_iter()
-                .filter(|(key, _)| !is_local(key))
-                .map(|(key, slot)| match slot {
-                    Slot::Value(value) => (key, Some(value)),
-                    Slot::Tombstone => (key, None),
-                })
-                .collect();
-            if !changes.is_empty() {
-                return Ok(changes);
-            }
-        }
+        let first = Key::attr(Ino::ROOT);
+        let slots = self.cut.range(from.max(first.as_bytes()), end.as_bytes(), limit)?;
+        let change = |(key, slot)| match slot {
+            Slot::Value(value) => (key, Some(value)),
+            Slot::Tombstone => (key, None),
+        };
+        Ok(slots.into_iter().map(change).collect())
     }
 
     /// Inodes that were unlinked but still open.
-    pub fn orphans(&self, fetch: Fetch) -> Result<HashSet<Ino>, NamespaceError> {
-        let mut read = |from: &Key, to: &Key| self.range(from, to, ORPHANS_AT_ONCE, fetch);
-        read_orphans(&mut read)
+    pub fn orphans(&self) -> Result<HashSet<Ino>, NamespaceError> {
+        read_orphans(&mut |from, to| self.range(from, to, ORPHANS_AT_ONCE, Fetch::LocalOnly))
     }
 }
 

@@ -15,6 +15,7 @@ mod totals;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -22,7 +23,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::chunks::Fetch;
-use crate::format::{HashKeys, Key, KeyParts, StagedAt, Tag};
+use crate::format::{HashKeys, Key, StagedAt, Tag};
 use crate::local::{Batch, Local, Slot};
 use crate::tree::Tree;
 use crate::types::{Ino, Name};
@@ -231,6 +232,13 @@ impl Namespace {
         self.base.load_full()
     }
 
+    /// Inodes that were unlinked but still open.
+    pub fn orphans(&self) -> Result<HashSet<Ino>, NamespaceError> {
+        cut::read_orphans(&mut |from, to| {
+            self.range(from, to, cut::ORPHANS_AT_ONCE, Fetch::LocalOnly)
+        })
+    }
+
     /// A record of the mount's own state. Names that begin with `namespace/` are this layer's.
     pub fn state(&self, name: &str) -> Result<Option<Bytes>, NamespaceError> {
         Ok(read_state(&self.local, name)?)
@@ -275,7 +283,7 @@ impl Namespace {
             let mut clean = Vec::new();
             let seen = slots.len() as u64;
             for (key, slot) in slots {
-                if is_local(&key) {
+                if key.ino() == Ino::META {
                     continue;
                 }
                 let same = match (&slot, base_get(&base, &key, fetch)?) {
@@ -320,10 +328,6 @@ impl Namespace {
     }
 }
 
-fn is_local(key: &Key) -> bool {
-    matches!(key.parts(), Some(KeyParts::Local(_)))
-}
-
 fn read_state(local: &Local, name: &str) -> Result<Option<Bytes>, crate::local::LocalError> {
     Ok(match local.get(Key::local(name).as_bytes())? {
         Some(Slot::Value(value)) => Some(value),
@@ -338,7 +342,8 @@ fn state_u64(bytes: &[u8]) -> Result<u64, NamespaceError> {
 }
 
 fn base_get(base: &Base, key: &Key, fetch: Fetch) -> Result<Option<Bytes>, NamespaceError> {
-    if key.ino() >= base.next_ino || is_local(key) {
+    // Inode 0 holds what belongs to this mount; it is never sealed.
+    if key.ino() == Ino::META || key.ino() >= base.next_ino {
         return Ok(None);
     }
     Ok(base.tree.get(key.as_bytes(), fetch)?)
@@ -350,8 +355,8 @@ fn base_range(
     limit: usize,
     fetch: Fetch,
 ) -> Result<Vec<(Key, Bytes)>, NamespaceError> {
-    let beyond = from.get(..8).is_some_and(|ino| *ino >= base.next_ino.0.to_be_bytes()[..]);
-    if beyond {
+    let ino = from.first_chunk::<8>().map_or(0, |ino| u64::from_be_bytes(*ino));
+    if ino == Ino::META.0 || ino >= base.next_ino.0 {
         return Ok(Vec::new());
     }
     Ok(base.tree.range(from, to, limit, fetch)?)
