@@ -158,11 +158,14 @@ impl ExtentMap {
 
     /// Number of extents that begin in the range.
     pub fn count_in(&self, range: Range<u64>) -> usize {
-        self.extents.range(range).count()
+        if range.is_empty() { 0 } else { self.extents.range(range).count() }
     }
 
     /// Offset of the `n`th extent (from 0) that begins in the range.
     pub fn nth_in(&self, range: Range<u64>, n: usize) -> Option<u64> {
+        if range.is_empty() {
+            return None;
+        }
         self.extents.range(range).nth(n).map(|(&offset, _)| offset)
     }
 
