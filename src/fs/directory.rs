@@ -5,6 +5,7 @@ use super::create::require_live_directory;
 use super::inode::{Locked, Need};
 use super::request::{At, Caller, DirEntry, Entry, ListFrom};
 use super::{Filesystem, FsError};
+use crate::chunks::Fetch;
 use crate::format::{EntryRecord, Key, KeyParts, Tag, decode_entry};
 use crate::types::{Attr, Ino, Kind, Name};
 
@@ -53,7 +54,8 @@ impl Filesystem {
 
     /// Lists a directory from a cookie on: `.`, `..`, then the entries in the order of their
     /// names' hashes. An entry that stays is listed exactly once, whatever comes and goes.
-    /// Attributes are given if they are on this machine; nothing waits for them.
+    /// Attributes that are asked for are fetched if the caller may wait; else they are given if
+    /// they are on this machine.
     ///
     /// Two names with one hash (chance 2^-63 for a pair) share a cookie; a listing that breaks
     /// off between them lists the first one twice.
@@ -65,19 +67,21 @@ impl Filesystem {
         sink: &mut Sink<'_>,
     ) -> Result<(), FsError> {
         let mut taken = Taken { cookie: from.cookie, any: false, full: false };
-        self.read_only(caller.fetch, || {
-            match self.list(directory, from.plus, &mut taken, sink) {
-                // What was given stays given; the next call goes on from there.
-                Err(FsError::NotLocal(_)) if taken.any => Ok(()),
-                done => done,
-            }
-        })
+        let want = match (from.plus, caller.fetch) {
+            (false, _) => Want::Names,
+            (true, Fetch::LocalOnly) => Want::LocalAttrs,
+            (true, Fetch::Until(_)) => Want::Attrs,
+        };
+        let listed =
+            self.read_only(caller.fetch, || self.list(directory, want, &mut taken, sink));
+        // What was given stays given; the next call goes on from there, or meets the error.
+        if taken.any { Ok(()) } else { listed }
     }
 
     fn list(
         &self,
         directory: Ino,
-        plus: bool,
+        want: Want,
         taken: &mut Taken,
         sink: &mut Sink<'_>,
     ) -> Result<(), FsError> {
@@ -89,7 +93,7 @@ impl Filesystem {
             [(COOKIE_DOT, &b"."[..], directory), (COOKIE_DOT_DOT, b"..", attr.parent)]
         {
             if taken.cookie < cookie && !taken.full {
-                let attr = if plus { self.peek_attr(ino).ok() } else { None };
+                let attr = self.wanted_attr(ino, want)?;
                 let entry = DirEntry { name, ino, kind: Kind::Directory, cookie, attr };
                 taken.offer(entry, sink);
             }
@@ -105,12 +109,12 @@ impl Filesystem {
             for (entry, next) in listed.iter().zip(listed.iter().skip(1).map(Some).chain([None])) {
                 let shares_hash = next.is_some_and(|next| next.hash == entry.hash);
                 let cookie = if shares_hash { entry.hash - 1 } else { entry.hash };
-                if !self.list_entry(entry, cookie, plus, taken, sink) {
+                if !self.list_entry(entry, cookie, want, taken, sink)? {
                     return Ok(());
                 }
             }
             match page.last() {
-                Some((last, _)) if more => from = last.after(),
+                Some((last, _)) if more => from = last.successor(),
                 _ => return Ok(()),
             }
         }
@@ -121,19 +125,30 @@ impl Filesystem {
         &self,
         entry: &Listed,
         cookie: u64,
-        plus: bool,
+        want: Want,
         taken: &mut Taken,
         sink: &mut Sink<'_>,
-    ) -> bool {
+    ) -> Result<bool, FsError> {
         let EntryRecord { ino, kind } = entry.record;
-        let attr = if plus { self.peek_attr(ino).ok() } else { None };
+        let attr = self.wanted_attr(ino, want)?;
         let counts = attr.is_some();
         let entry = DirEntry { name: &entry.name, ino, kind, cookie, attr };
         let fits = taken.offer(entry, sink);
         if fits && counts {
             self.lookups.add(ino);
         }
-        fits
+        Ok(fits)
+    }
+
+    fn wanted_attr(&self, ino: Ino, want: Want) -> Result<Option<Attr>, FsError> {
+        match want {
+            Want::Names => Ok(None),
+            Want::Attrs => self.peek_attr(ino).map(Some),
+            Want::LocalAttrs => match self.peek_attr(ino) {
+                Err(FsError::NotLocal(_)) => Ok(None),
+                attr => attr.map(Some),
+            },
+        }
     }
 
     /// Removes an empty directory.
@@ -199,6 +214,14 @@ impl Filesystem {
         let attr: Attr = self.peek_attr(directory)?;
         if attr.is_dir() { Ok(attr.parent) } else { Err(FsError::NotDirectory) }
     }
+}
+
+/// What a listing gives of each entry.
+#[derive(Debug, Clone, Copy)]
+enum Want {
+    Names,
+    LocalAttrs,
+    Attrs,
 }
 
 /// How far a listing came.

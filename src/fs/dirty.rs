@@ -107,7 +107,7 @@ impl Filesystem {
             // not, go on behind its last record.
             from = match inos.last() == Some(&last_ino) {
                 true => Key::attr(Ino(last_ino.0.saturating_add(1))),
-                false => Key::after(last),
+                false => last.successor(),
             };
         }
     }
@@ -122,7 +122,7 @@ impl Filesystem {
         loop {
             let page = self.namespace.overlay(&from, &end, RECORDS_AT_ONCE)?;
             let Some((last, _)) = page.last() else { break };
-            from = Key::after(last);
+            from = last.successor();
             bytes += page.iter().filter_map(staged_bytes).sum::<i64>();
         }
         self.dirty.set(ino, bytes, self.clock.monotonic());

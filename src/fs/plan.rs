@@ -111,6 +111,12 @@ impl Plan {
         Ok(())
     }
 
+    /// Changes where a file's bytes are, not what they are: no attribute changes.
+    pub fn replace_sources(&mut self, ino: Ino, edit: Edit) {
+        put_edit(&mut self.batch, ino, &edit);
+        self.edits.push((ino, edit));
+    }
+
     fn grow_covered(&mut self, locked: &Locked<'_>, ino: Ino, by: i64) -> Result<(), FsError> {
         let attr = self.attr(locked, ino)?;
         attr.allocated = attr.allocated.saturating_add_signed(by);
@@ -150,6 +156,9 @@ impl Filesystem {
     pub(super) fn commit(&self, locked: &mut Locked<'_>, mut plan: Plan) -> Result<(), FsError> {
         Plan::encode_attrs(&plan.attrs, &mut plan.batch);
         let batch = std::mem::take(&mut plan.batch);
+        if batch.is_empty() {
+            return Ok(());
+        }
         self.namespace.commit(Change { batch, growth: plan.growth })?;
         self.install(locked, plan);
         Ok(())

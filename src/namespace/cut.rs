@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use super::{Base, Counters, NamespaceError, base_get, base_range, merge, totals};
+use super::{Base, Counters, NamespaceError, base_get, base_range, is_local, merge, totals};
 use crate::chunks::Fetch;
 use crate::format::{Key, KeyParts, Tag};
 use crate::local::{Cut, Slot};
@@ -73,25 +73,33 @@ impl<'a> CutView<'a> {
     }
 
     /// The first changes against the base from `from` on, ascending: `None` removes. At most
-    /// `limit` of them; empty only at the end. Inode 0 is left out.
+    /// `limit` of them; empty only at the end. The mount's own state is left out.
     pub fn changes(
         &self,
         from: &[u8],
         limit: usize,
     ) -> Result<Vec<(Key, Option<Bytes>)>, NamespaceError> {
         let end = Key::tag_end(Ino(u64::MAX), Tag::Local);
-        let first = Key::attr(Ino::ROOT);
-        let slots = self.cut.range(from.max(first.as_bytes()), end.as_bytes(), limit)?;
-        let change = |(key, slot)| match slot {
-            Slot::Value(value) => (key, Some(value)),
-            Slot::Tombstone => (key, None),
-        };
-        Ok(slots.into_iter().map(change).collect())
+        let mut from = from.to_vec();
+        loop {
+            let slots = self.cut.range(&from, end.as_bytes(), limit.max(1))?;
+            let Some((last, _)) = slots.last() else { return Ok(Vec::new()) };
+            from = last.successor().as_bytes().to_vec();
+            let change = |(key, slot)| match slot {
+                Slot::Value(value) => (key, Some(value)),
+                Slot::Tombstone => (key, None),
+            };
+            let changes: Vec<_> =
+                slots.into_iter().filter(|(key, _)| !is_local(key)).map(change).collect();
+            if !changes.is_empty() {
+                return Ok(changes);
+            }
+        }
     }
 
     /// Inodes that were unlinked but still open.
-    pub fn orphans(&self) -> Result<HashSet<Ino>, NamespaceError> {
-        read_orphans(&mut |from, to| self.range(from, to, ORPHANS_AT_ONCE, Fetch::LocalOnly))
+    pub fn orphans(&self, fetch: Fetch) -> Result<HashSet<Ino>, NamespaceError> {
+        read_orphans(&mut |from, to| self.range(from, to, ORPHANS_AT_ONCE, fetch))
     }
 }
 

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::chunks::Fetch;
-use crate::format::{HashKeys, Key, StagedAt, Tag};
+use crate::format::{HashKeys, Key, KeyParts, StagedAt, Tag};
 use crate::local::{Batch, Local, Slot};
 use crate::tree::Tree;
 use crate::types::{Ino, Name};
@@ -233,10 +233,8 @@ impl Namespace {
     }
 
     /// Inodes that were unlinked but still open.
-    pub fn orphans(&self) -> Result<HashSet<Ino>, NamespaceError> {
-        cut::read_orphans(&mut |from, to| {
-            self.range(from, to, cut::ORPHANS_AT_ONCE, Fetch::LocalOnly)
-        })
+    pub fn orphans(&self, fetch: Fetch) -> Result<HashSet<Ino>, NamespaceError> {
+        cut::read_orphans(&mut |from, to| self.range(from, to, cut::ORPHANS_AT_ONCE, fetch))
     }
 
     /// A record of the mount's own state. Names that begin with `namespace/` are this layer's.
@@ -283,7 +281,7 @@ impl Namespace {
             let mut clean = Vec::new();
             let seen = slots.len() as u64;
             for (key, slot) in slots {
-                if key.ino() == Ino::META {
+                if is_local(&key) {
                     continue;
                 }
                 let same = match (&slot, base_get(&base, &key, fetch)?) {
@@ -328,6 +326,11 @@ impl Namespace {
     }
 }
 
+/// Whether this is the mount's own state, which is never sealed.
+fn is_local(key: &Key) -> bool {
+    matches!(key.parts(), Some(KeyParts::Local(_)))
+}
+
 fn read_state(local: &Local, name: &str) -> Result<Option<Bytes>, crate::local::LocalError> {
     Ok(match local.get(Key::local(name).as_bytes())? {
         Some(Slot::Value(value)) => Some(value),
@@ -342,8 +345,7 @@ fn state_u64(bytes: &[u8]) -> Result<u64, NamespaceError> {
 }
 
 fn base_get(base: &Base, key: &Key, fetch: Fetch) -> Result<Option<Bytes>, NamespaceError> {
-    // Inode 0 holds what belongs to this mount; it is never sealed.
-    if key.ino() == Ino::META || key.ino() >= base.next_ino {
+    if is_local(key) || key.ino() >= base.next_ino {
         return Ok(None);
     }
     Ok(base.tree.get(key.as_bytes(), fetch)?)
@@ -356,7 +358,7 @@ fn base_range(
     fetch: Fetch,
 ) -> Result<Vec<(Key, Bytes)>, NamespaceError> {
     let ino = from.first_chunk::<8>().map_or(0, |ino| u64::from_be_bytes(*ino));
-    if ino == Ino::META.0 || ino >= base.next_ino.0 {
+    if ino >= base.next_ino.0 {
         return Ok(Vec::new());
     }
     Ok(base.tree.range(from, to, limit, fetch)?)
