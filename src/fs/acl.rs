@@ -135,7 +135,8 @@ mod tests {
 
     #[test]
     fn a_list_reads_back_and_a_broken_one_is_refused() {
-        let bytes = acl(&[(USER_OBJ, 7, 0), (USER, 5, 9), (GROUP_OBJ, 5, 0), (MASK, 5, 0), (OTHER, 0, 0)]);
+        let bytes =
+            acl(&[(USER_OBJ, 7, 0), (USER, 5, 9), (GROUP_OBJ, 5, 0), (MASK, 5, 0), (OTHER, 0, 0)]);
         let parsed = Acl::parse(&bytes).unwrap();
         assert_eq!(parsed.encode(), bytes);
         assert!(!parsed.is_plain());
@@ -148,18 +149,22 @@ mod tests {
 
     #[test]
     fn chmod_changes_the_mask_and_not_the_group_where_there_is_a_mask() {
-        let bytes = acl(&[(USER_OBJ, 7, 0), (USER, 7, 9), (GROUP_OBJ, 5, 0), (MASK, 7, 0), (OTHER, 0, 0)]);
+        let bytes =
+            acl(&[(USER_OBJ, 7, 0), (USER, 7, 9), (GROUP_OBJ, 5, 0), (MASK, 7, 0), (OTHER, 0, 0)]);
         let changed = Acl::parse(&bytes).unwrap().with_mode(0o640);
-        let want = acl(&[(USER_OBJ, 6, 0), (USER, 7, 9), (GROUP_OBJ, 5, 0), (MASK, 4, 0), (OTHER, 0, 0)]);
+        let want =
+            acl(&[(USER_OBJ, 6, 0), (USER, 7, 9), (GROUP_OBJ, 5, 0), (MASK, 4, 0), (OTHER, 0, 0)]);
         assert_eq!(changed.encode(), want);
     }
 
     #[test]
     fn a_new_file_gets_no_more_than_both_mode_and_default_list_grant() {
-        let bytes = acl(&[(USER_OBJ, 7, 0), (USER, 7, 9), (GROUP_OBJ, 7, 0), (MASK, 7, 0), (OTHER, 5, 0)]);
+        let bytes =
+            acl(&[(USER_OBJ, 7, 0), (USER, 7, 9), (GROUP_OBJ, 7, 0), (MASK, 7, 0), (OTHER, 5, 0)]);
         let (mode, inherited) = Acl::parse(&bytes).unwrap().inherit(0o2664);
         assert_eq!(mode, 0o2664 & !0o777 | 0o664 & 0o775);
-        let want = acl(&[(USER_OBJ, 6, 0), (USER, 7, 9), (GROUP_OBJ, 7, 0), (MASK, 6, 0), (OTHER, 4, 0)]);
+        let want =
+            acl(&[(USER_OBJ, 6, 0), (USER, 7, 9), (GROUP_OBJ, 7, 0), (MASK, 6, 0), (OTHER, 4, 0)]);
         assert_eq!(inherited.encode(), want);
     }
 }

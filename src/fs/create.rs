@@ -32,11 +32,13 @@ impl Filesystem {
     ) -> Result<Entry, FsError> {
         let node = NewNode { kind: Kind::File, mode, rdev: 0 };
         match self.mknod(caller, at, node) {
-            Err(FsError::Exists) if !exclusive => match self.lookup(caller, at.directory, at.name) {
-                // Removed between the two: the next try creates it.
-                Err(FsError::NotFound) => self.mknod(caller, at, node),
-                found => found,
-            },
+            Err(FsError::Exists) if !exclusive => {
+                match self.lookup(caller, at.directory, at.name) {
+                    // Removed between the two: the next try creates it.
+                    Err(FsError::NotFound) => self.mknod(caller, at, node),
+                    found => found,
+                }
+            }
             made => made,
         }
     }

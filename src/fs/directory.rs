@@ -72,8 +72,7 @@ impl Filesystem {
             (true, Fetch::LocalOnly) => Want::LocalAttrs,
             (true, Fetch::Until(_)) => Want::Attrs,
         };
-        let listed =
-            self.read_only(caller.fetch, || self.list(directory, want, &mut taken, sink));
+        let listed = self.read_only(caller.fetch, || self.list(directory, want, &mut taken, sink));
         // What was given stays given; the next call goes on from there, or meets the error.
         if taken.any { Ok(()) } else { listed }
     }

@@ -398,7 +398,8 @@ mod tests {
         map.apply(&edit);
         let inside = PIECE_LEN / 2..PIECE_LEN;
         let same = map.slices(inside.clone());
-        let edit = map.replace(inside, &[(same[0].offset, staged(9 + PIECE_LEN / 2, PIECE_LEN / 2))]);
+        let edit =
+            map.replace(inside, &[(same[0].offset, staged(9 + PIECE_LEN / 2, PIECE_LEN / 2))]);
         assert!(edit.is_empty(), "writing the same reference again changes nothing: {edit:?}");
     }
 

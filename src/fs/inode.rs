@@ -124,11 +124,8 @@ impl InodeTable {
             return Arc::clone(cell);
         }
         self.make_room(&mut shard);
-        let cell = Arc::new(InodeCell {
-            ino,
-            state: RwLock::default(),
-            extents: AtomicUsize::new(0),
-        });
+        let cell =
+            Arc::new(InodeCell { ino, state: RwLock::default(), extents: AtomicUsize::new(0) });
         shard.put(ino, Arc::clone(&cell));
         self.cells.fetch_add(1, Ordering::Relaxed);
         cell
@@ -210,11 +207,7 @@ impl<'a> Locked<'a> {
 
 impl Filesystem {
     /// The cells of these inodes, filled from what is on this machine, ascending, each once.
-    pub(super) fn cells(
-        &self,
-        inos: &[Ino],
-        need: Need,
-    ) -> Result<Vec<Arc<InodeCell>>, FsError> {
+    pub(super) fn cells(&self, inos: &[Ino], need: Need) -> Result<Vec<Arc<InodeCell>>, FsError> {
         let mut inos = inos.to_vec();
         inos.sort_unstable();
         inos.dedup();

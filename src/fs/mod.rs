@@ -60,8 +60,8 @@ pub use link::LINKS_MAX;
 pub use orphans::Reclaim;
 pub use read::READ_LEN_MAX;
 pub use request::{
-    AllocateMode, At, Caller, CopyRange, DirEntry, Entry, FsOptions, ListFrom, NewNode,
-    RenameMode, Seek, SetAttr, SetTime, StatFs, XattrMode,
+    AllocateMode, At, Caller, CopyRange, DirEntry, Entry, FsOptions, ListFrom, NewNode, RenameMode,
+    Seek, SetAttr, SetTime, StatFs, XattrMode,
 };
 pub use settle_hooks::{SettledRegion, Stale};
 
@@ -105,10 +105,8 @@ impl Filesystem {
         options: &FsOptions,
         clock: Arc<dyn Clock>,
     ) -> Arc<Filesystem> {
-        namespace.set_quota(Quota {
-            inodes_max: options.quota_inodes,
-            bytes_max: options.quota_bytes,
-        });
+        namespace
+            .set_quota(Quota { inodes_max: options.quota_inodes, bytes_max: options.quota_bytes });
         Arc::new(Filesystem {
             namespace,
             chunks,

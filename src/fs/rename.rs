@@ -114,9 +114,7 @@ impl Filesystem {
         if from.directory == to.directory {
             return Ok(());
         }
-        if pair.source.kind == Kind::Directory
-            && self.is_within(to.directory, pair.source.ino)?
-        {
+        if pair.source.kind == Kind::Directory && self.is_within(to.directory, pair.source.ino)? {
             return Err(FsError::Invalid);
         }
         let Some(target) = pair.target.filter(|target| target.kind == Kind::Directory) else {

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::acl::{ACCESS, Acl, DEFAULT};
-use super::attr::{Stamp, SETGID};
+use super::attr::{SETGID, Stamp};
 use super::inode::{CAPABILITY, Locked, Need};
 use super::plan::Plan;
 use super::request::{Caller, XattrMode};

@@ -149,9 +149,8 @@ impl Namespace {
         fetch: Fetch,
     ) -> Result<Vec<(Key, Bytes)>, NamespaceError> {
         let mut overlay = |from: &[u8], limit| Ok(self.local.range(from, to.as_bytes(), limit)?);
-        let mut base = |from: &[u8], to: &[u8], limit| {
-            base_range(&self.base.load(), (from, to), limit, fetch)
-        };
+        let mut base =
+            |from: &[u8], to: &[u8], limit| base_range(&self.base.load(), (from, to), limit, fetch);
         merge::range(from, to, limit, &mut overlay, &mut base)
     }
 

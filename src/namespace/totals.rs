@@ -117,10 +117,9 @@ fn encode(counters: Counters) -> Vec<u8> {
 fn decode(bytes: &[u8]) -> Result<Counters, NamespaceError> {
     let (halves, tail) = bytes.as_chunks::<8>();
     match (halves, tail) {
-        ([inodes, bytes], []) => Ok(Counters {
-            inodes: u64::from_le_bytes(*inodes),
-            bytes: u64::from_le_bytes(*bytes),
-        }),
+        ([inodes, bytes], []) => {
+            Ok(Counters { inodes: u64::from_le_bytes(*inodes), bytes: u64::from_le_bytes(*bytes) })
+        }
         _ => Err(NamespaceError::Corrupt("the counters' length".into())),
     }
 }
