@@ -1,0 +1,169 @@
+//! A mounted workspace's parts and the state that its threads share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::chunks::{Chunks, Fetch};
+use crate::format::{Head, Lease};
+use crate::fs::Filesystem;
+use crate::local::Local;
+use crate::namespace::Namespace;
+use crate::remote::{Durable, PutMode, Remote, Version};
+use crate::types::{Clock, Epoch, PackId, Time};
+
+use super::head::{self, NextHead, ReadHead, Swapped};
+use super::local_state::LocalState;
+use super::settle::Settling;
+use super::status::SealCounts;
+use super::{Progress, ResumeOptions, WorkspaceError};
+
+/// The parts. Lock order: `sealing`, `settling`, `mount`, `tally`; the lower layers' locks come
+/// after all of them.
+#[derive(Debug)]
+pub struct Active {
+    pub options: ResumeOptions,
+    pub store_id: [u8; 16],
+    pub clock: Arc<dyn Clock>,
+    pub remote: Arc<Remote>,
+    pub local: Arc<Local>,
+    pub chunks: Arc<Chunks>,
+    pub namespace: Arc<Namespace>,
+    pub fs: Arc<Filesystem>,
+    pub progress: Arc<Progress>,
+    /// One seal, renewal or trim at a time.
+    pub sealing: Mutex<()>,
+    /// Pieces on their way to the store.
+    pub settling: Mutex<Settling>,
+    pub mount: Mutex<Mount>,
+    pub tally: Mutex<Tally>,
+    /// Hibernated or closed: nothing is sealed any more.
+    pub closed: AtomicBool,
+}
+
+/// What this mount knows of its head.
+#[derive(Debug)]
+pub struct Mount {
+    /// As this mount last wrote or (read-only) read it.
+    pub head: Head,
+    /// For the next swap; none for a read-only mount.
+    pub version: Option<Version>,
+    /// Condition that the acquisition made stale: a put under it must fail.
+    pub stale: Option<PutMode>,
+    /// What the local directory remembers.
+    pub state: LocalState,
+    /// When the lease was last written, by the clock's monotonic time.
+    pub renewed_at: Duration,
+    /// When the base was sealed, if this mount knows.
+    pub base_created: Option<Time>,
+    /// Data packs that are stored but that no snapshot lists yet.
+    pub unlisted: Vec<Durable<PackId>>,
+    /// Who took over, once somebody did.
+    pub fenced: Option<Fenced>,
+}
+
+/// Why a mount can never move the head again.
+#[derive(Debug, Clone)]
+pub struct Fenced {
+    /// Who has it now, or what else happened.
+    pub host: String,
+    /// The epoch in the store.
+    pub epoch: Epoch,
+}
+
+/// Counters and times of seals.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub seals: SealCounts,
+    /// When the last snapshot was made, monotonic.
+    pub last_seal: Option<Duration>,
+    /// When the oldest change was seen that no snapshot holds, monotonic.
+    pub changed_since: Option<Duration>,
+    /// Bytes per second of uploads, measured; 0: not yet.
+    pub upload_rate: u64,
+    /// Writers are being slowed.
+    pub throttled: bool,
+}
+
+impl Active {
+    /// A deadline for what a foreground step may wait for the store.
+    pub fn fetch(&self) -> Fetch {
+        Fetch::Until(self.clock.monotonic() + self.options.fetch_timeout)
+    }
+
+    /// Whether a seal may go on.
+    pub fn check_writable(&self) -> Result<(), WorkspaceError> {
+        let name = self.options.name.clone();
+        if !self.options.writable() {
+            return Err(WorkspaceError::ReadOnly { name });
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(WorkspaceError::Closed { name });
+        }
+        match &self.mount.lock().fenced {
+            Some(fenced) => Err(self.fenced_error(fenced)),
+            None => Ok(()),
+        }
+    }
+
+    /// The lease that this mount writes.
+    pub fn lease(&self) -> Lease {
+        lease(&self.options, &self.local)
+    }
+
+    /// Puts `next` in the head's place, or finds out that somebody else did and fences.
+    pub fn swap_head(&self, next: &NextHead) -> Result<(), WorkspaceError> {
+        let from = self.mount.lock().version.clone();
+        let swapped = head::swap(&self.remote, from, next, self.local.cache_id())?;
+        match swapped {
+            Swapped::Won(version) => {
+                let mut mount = self.mount.lock();
+                mount.head = next.head().clone();
+                mount.version = Some(version);
+                mount.renewed_at = self.clock.monotonic();
+                Ok(())
+            }
+            Swapped::Lost(found) => Err(self.fence(&found)),
+        }
+    }
+
+    /// Turns the mount read-only: another writer has the workspace.
+    fn fence(&self, found: &ReadHead) -> WorkspaceError {
+        let lease = found.head.lease.as_ref();
+        let host = lease.map_or_else(|| String::from("another machine"), |l| l.host.clone());
+        self.fence_because(Fenced { host, epoch: found.head.epoch })
+    }
+
+    /// Turns the mount read-only for good.
+    pub fn fence_because(&self, fenced: Fenced) -> WorkspaceError {
+        self.fs.fence();
+        let error = self.fenced_error(&fenced);
+        tracing::error!(workspace = %self.options.name, "fenced: {error}");
+        self.mount.lock().fenced = Some(fenced);
+        error
+    }
+
+    fn fenced_error(&self, fenced: &Fenced) -> WorkspaceError {
+        WorkspaceError::Fenced {
+            name: self.options.name.clone(),
+            host: fenced.host.clone(),
+            ours: self.epoch(),
+            theirs: fenced.epoch,
+        }
+    }
+
+    /// The writer's epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.mount.lock().state.epoch
+    }
+}
+
+/// The lease of a mount with these options.
+pub fn lease(options: &ResumeOptions, local: &Local) -> Lease {
+    let ttl_secs = u32::try_from(options.lease_ttl.as_secs()).unwrap_or(u32::MAX);
+    let mut host = options.host.clone();
+    host.truncate(host.floor_char_boundary(200));
+    Lease { holder: local.cache_id(), host, ttl_secs }
+}

@@ -1,0 +1,220 @@
+//! Settling in the background: files that were left alone for a while become chunks and travel
+//! to the store, so that a seal has little left to do.
+//!
+//! A piece stays staged until its chunks are stored; then its extents are exchanged, unless it
+//! was changed meanwhile: then it is settled again later.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::chunks::Fetch;
+use crate::format::{Key, KeyParts, Tag, decode_extent};
+use crate::fs::{DirtyInode, SettledRegion};
+use crate::local::Slot;
+use crate::types::Ino;
+
+use super::active::Active;
+use super::cutter::{Cutter, Drafts, PieceKey};
+use super::plan::{Extents, PIECE_LEN, is_staged, piece_start};
+use super::{Phase, WorkspaceError};
+
+/// A file that is written without a pause is settled when it has so many staged bytes ...
+const HOT_BYTES: u64 = 32 << 20;
+
+/// ... or is that old, ...
+const HOT_AGE: Duration = Duration::from_secs(30);
+
+/// ... but not more often than this: its last piece may have to be cut again.
+const HOT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Slots read at once.
+const PAGE_SLOTS: usize = 4096;
+
+/// Pieces on their way to the store.
+#[derive(Debug, Default)]
+pub struct Settling {
+    /// Cut, and not yet exchanged.
+    pub drafts: Drafts,
+    /// Last write of each file when it was last cut, and when that was.
+    seen: HashMap<Ino, Seen>,
+    /// Packs stored when the drafts were last looked through.
+    packs_seen: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    last_write: Duration,
+    cut_at: Duration,
+}
+
+/// Which files a pass takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Those that were left alone, and those written for too long.
+    Quiet,
+    /// All.
+    All,
+}
+
+impl Settling {
+    /// Whether the file should be cut now.
+    fn takes(&self, file: &DirtyInode, now: Duration, quiet: Duration) -> bool {
+        let seen = self.seen.get(&file.ino);
+        if seen.is_some_and(|seen| seen.last_write == file.last_write) {
+            return false;
+        }
+        let since_cut = seen.map(|seen| now.saturating_sub(seen.cut_at));
+        let hot = file.bytes >= HOT_BYTES || now.saturating_sub(file.since) >= HOT_AGE;
+        now.saturating_sub(file.last_write) >= quiet
+            || hot && since_cut.is_none_or(|since| since >= HOT_INTERVAL)
+    }
+
+    /// Forgets what was seen: after a seal, or when drafts were lost.
+    pub fn forget(&mut self) {
+        self.drafts.clear();
+        self.seen.clear();
+    }
+}
+
+impl Active {
+    /// Cuts the files that are due and exchanges the extents of pieces whose chunks are stored.
+    /// Returns how many files were cut. Waits while too much is on its way to the store.
+    pub fn settle(
+        &self, settling: &mut Settling, which: Which, fetch: Fetch,
+    ) -> Result<u64, WorkspaceError> {
+        self.exchange_stored(settling, fetch)?;
+        let now = self.clock.monotonic();
+        let dirty = self.fs.dirty();
+        settling.seen.retain(|ino, _| dirty.iter().any(|file| file.ino == *ino));
+        let mut cut = 0;
+        for file in dirty {
+            let due = which == Which::All
+                || settling.takes(&file, now, self.options.upkeep.quiet_period);
+            if !due {
+                continue;
+            }
+            self.progress.check()?;
+            self.settle_file(&mut settling.drafts, file.ino, fetch)?;
+            let seen = Seen { last_write: file.last_write, cut_at: now };
+            settling.seen.insert(file.ino, seen);
+            cut += 1;
+        }
+        self.tally.lock().seals.files_settled += cut;
+        self.exchange_stored(settling, fetch)?;
+        Ok(cut)
+    }
+
+    /// Cuts a file's staged pieces, but for those whose draft is still right.
+    fn settle_file(
+        &self, drafts: &mut Drafts, ino: Ino, fetch: Fetch,
+    ) -> Result<(), WorkspaceError> {
+        let cutter = Cutter { local: &self.local, chunks: &self.chunks };
+        for from in self.staged_pieces_of(ino)? {
+            let key = (ino, from);
+            let captured = self.extents(key, fetch)?;
+            let known = drafts.get(&key).is_some_and(|draft| draft.captured == captured);
+            if known || !captured.iter().any(|(_, extent)| is_staged(extent)) {
+                continue;
+            }
+            if let Some(draft) = cutter.cut(key, captured, fetch)? {
+                drafts.insert(key, draft);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts of the file's pieces that hold staged bytes.
+    fn staged_pieces_of(&self, ino: Ino) -> Result<Vec<u64>, WorkspaceError> {
+        let end = Key::tag_end(ino, Tag::Extent);
+        let mut from = Key::tag_start(ino, Tag::Extent);
+        let mut pieces = Vec::new();
+        loop {
+            let slots = self.namespace.overlay(&from, &end, PAGE_SLOTS)?;
+            let Some((last, _)) = slots.last() else { return Ok(pieces) };
+            from = last.successor();
+            for (key, slot) in slots {
+                let Some(KeyParts::Extent(_, offset)) = key.parts() else { continue };
+                let Slot::Value(value) = slot else { continue };
+                let staged = decode_extent(&value).is_ok_and(|extent| is_staged(&extent));
+                let piece = piece_start(offset);
+                if staged && pieces.last() != Some(&piece) {
+                    pieces.push(piece);
+                }
+            }
+        }
+    }
+
+    /// The live extents of a piece.
+    fn extents(&self, (ino, from): PieceKey, fetch: Fetch) -> Result<Extents, WorkspaceError> {
+        read_extents((ino, from), |start, end, limit| {
+            Ok(self.namespace.range(start, end, limit, fetch)?)
+        })
+    }
+
+    /// Exchanges the extents of pieces whose chunks are stored by now.
+    fn exchange_stored(
+        &self, settling: &mut Settling, fetch: Fetch,
+    ) -> Result<(), WorkspaceError> {
+        let stored = self.chunks.stats().data_packs_stored;
+        // Chunks that were there before need no pack: look at those at once, too.
+        if settling.drafts.is_empty() || stored == settling.packs_seen && stored != 0 {
+            return Ok(());
+        }
+        settling.packs_seen = stored;
+        let drafts = std::mem::take(&mut settling.drafts);
+        let mut regions: Vec<(Ino, Vec<SettledRegion>)> = Vec::new();
+        for (key, draft) in drafts {
+            match draft.region(key.1, |id| self.chunks.slot_of(id)) {
+                Some(region) => match regions.last_mut() {
+                    Some((ino, list)) if *ino == key.0 => list.push(region),
+                    _ => regions.push((key.0, vec![region])),
+                },
+                None => _ = settling.drafts.insert(key, draft),
+            }
+        }
+        for (ino, regions) in regions {
+            self.fs.commit_settled(ino, &regions, false, fetch)?;
+        }
+        Ok(())
+    }
+
+    /// Staged bytes that no pack holds yet, and the files that they belong to.
+    pub fn unsynced_bytes(&self) -> (u64, u64) {
+        let dirty = self.fs.dirty();
+        (dirty.iter().map(|file| file.bytes).sum(), dirty.len() as u64)
+    }
+
+    /// Shows in the progress that `bytes` more are cut.
+    pub fn note_cut(&self, bytes: u64) {
+        let rate = self.tally.lock().upload_rate;
+        self.progress.add_bytes(bytes, rate);
+        self.progress.phase(Phase::Settling);
+    }
+}
+
+/// Reads all extents of a piece through `range`.
+pub fn read_extents(
+    (ino, from): PieceKey,
+    mut range: impl FnMut(
+        &Key, &Key, usize,
+    ) -> Result<Vec<(Key, bytes::Bytes)>, WorkspaceError>,
+) -> Result<Extents, WorkspaceError> {
+    let end = Key::extent(ino, from + PIECE_LEN);
+    let mut start = Key::extent(ino, from);
+    let mut extents = Extents::new();
+    loop {
+        let page = range(&start, &end, PAGE_SLOTS)?;
+        for (key, value) in &page {
+            let extent = decode_extent(value).map_err(|cause| {
+                WorkspaceError::format(&format!("an extent of inode {ino}"), cause)
+            })?;
+            if let Some(KeyParts::Extent(_, offset)) = key.parts() {
+                extents.push((offset, extent));
+            }
+        }
+        match page.last() {
+            Some((last, _)) if page.len() >= PAGE_SLOTS => start = last.successor(),
+            _ => return Ok(extents),
+        }
+    }
+}
