@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::chunks::{Chunks, Fetch};
-use crate::format::{Head, Lease};
+use crate::format::{Head, Lease, PackInfo};
 use crate::fs::Filesystem;
 use crate::local::Local;
 use crate::namespace::Namespace;
@@ -18,7 +18,10 @@ use super::head::{self, NextHead, ReadHead, Swapped};
 use super::local_state::LocalState;
 use super::settle::Settling;
 use super::status::SealCounts;
-use super::{Progress, ResumeOptions, WorkspaceError};
+use super::{Progress, Receipt, ResumeOptions, WorkspaceError};
+
+/// Uploads below this are all latency, and say nothing about the rate.
+const RATE_BYTES_MIN: u64 = 1 << 20;
 
 /// The parts. Lock order: `sealing`, `settling`, `mount`, `tally`; the lower layers' locks come
 /// after all of them.
@@ -56,6 +59,8 @@ pub struct Mount {
     pub state: LocalState,
     /// When the lease was last written, by the clock's monotonic time.
     pub renewed_at: Duration,
+    /// Packs of the tree under the overlay.
+    pub base_packs: Vec<PackInfo>,
     /// When the base was sealed, if this mount knows.
     pub base_created: Option<Time>,
     /// Data packs that are stored but that no snapshot lists yet.
@@ -166,4 +171,36 @@ pub fn lease(options: &ResumeOptions, local: &Local) -> Lease {
     let mut host = options.host.clone();
     host.truncate(host.floor_char_boundary(200));
     Lease { holder: local.cache_id(), host, ttl_secs }
+}
+
+impl Tally {
+    /// Counts a seal that ended at `now` after `took`.
+    pub fn note_seal(
+        &mut self, result: &Result<Receipt, WorkspaceError>, now: Duration, took: Duration,
+    ) {
+        match result {
+            Ok(receipt) => {
+                self.seals.last_error = None;
+                if receipt.changed {
+                    self.seals.made += 1;
+                    self.last_seal = Some(now);
+                    self.note_upload(receipt.bytes_uploaded, took);
+                }
+            }
+            Err(error) => {
+                self.seals.failed += 1;
+                self.seals.last_error = Some(error.to_string());
+            }
+        }
+    }
+
+    /// Takes a measured upload into the rate: half of it is the newest measure.
+    fn note_upload(&mut self, bytes: u64, took: Duration) {
+        if bytes < RATE_BYTES_MIN || took.is_zero() {
+            return;
+        }
+        let rate = (bytes as f64 / took.as_secs_f64()) as u64;
+        self.upload_rate =
+            if self.upload_rate == 0 { rate } else { self.upload_rate / 2 + rate / 2 };
+    }
 }

@@ -3,8 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-
 use crate::chunks::{Chunks, Fetch};
 use crate::format::{Extent, PackSlot, Source, StagedAt};
 use crate::fs::SettledRegion;
@@ -56,7 +54,7 @@ impl Cutter<'_> {
         let mut chunks = Vec::with_capacity(planned.chunks.len());
         for chunk in planned.chunks {
             match self.read(&chunk, &captured, fetch)? {
-                Some(plain) => chunks.push((chunk, self.chunks.add_chunk(plain)?)),
+                Some(plain) => chunks.push((chunk, self.chunks.add_chunk(&plain)?)),
                 None => return Ok(None),
             }
         }
@@ -68,7 +66,7 @@ impl Cutter<'_> {
     /// The bytes of a chunk-to-be; holes are zeros.
     fn read(
         &self, chunk: &ChunkPlan, extents: &Extents, fetch: Fetch,
-    ) -> Result<Option<Bytes>, WorkspaceError> {
+    ) -> Result<Option<Vec<u8>>, WorkspaceError> {
         let mut plain = vec![0; (chunk.end - chunk.start).min(PIECE_LEN) as usize];
         let inside = |(offset, extent): &&(u64, Extent)| {
             *offset >= chunk.start && offset + extent.len <= chunk.end
@@ -80,14 +78,14 @@ impl Cutter<'_> {
                 return Ok(None);
             }
         }
-        Ok(Some(Bytes::from(plain)))
+        Ok(Some(plain))
     }
 
     fn read_extent(
         &self, extent: &Extent, target: &mut [u8], fetch: Fetch,
     ) -> Result<bool, WorkspaceError> {
         match extent.source {
-            Source::Staged(at) => match self.read_staged(at, target) {
+            Source::Staged(at) => match self.local.read_staged(at, target) {
                 Ok(()) => Ok(true),
                 Err(LocalError::NotStaged(_)) => Ok(false),
                 Err(error) => Err(error.into()),
@@ -104,10 +102,6 @@ impl Cutter<'_> {
                 Ok(true)
             }
         }
-    }
-
-    fn read_staged(&self, at: StagedAt, target: &mut [u8]) -> Result<(), LocalError> {
-        self.local.read_staged(at, target)
     }
 }
 

@@ -1,8 +1,12 @@
 //! What can go wrong with a workspace, by what the caller will do about it.
 
+use crate::chunks::ChunkError;
 use crate::format::FormatError;
+use crate::fs::FsError;
 use crate::local::LocalError;
+use crate::namespace::NamespaceError;
 use crate::remote::RemoteError;
+use crate::tree::TreeError;
 use crate::types::{Epoch, WorkspaceName};
 
 /// An operation on a store or a workspace that did not succeed. Nothing is lost by any of them:
@@ -133,6 +137,12 @@ pub enum WorkspaceError {
         /// What is wrong with it.
         cause: String,
     },
+    /// The operating system gives no random numbers: no store can be made.
+    #[error("the operating system gives no random numbers: {cause}")]
+    NoRandom {
+        /// Its words.
+        cause: String,
+    },
     /// The time given ran out, or the watcher said stop. Everything is kept locally.
     #[error(
         "stopped before everything was in the store; everything is kept in the local \
@@ -153,6 +163,62 @@ impl From<RemoteError> for WorkspaceError {
             cause => WorkspaceError::Remote(cause),
         }
     }
+}
+
+impl From<ChunkError> for WorkspaceError {
+    fn from(error: ChunkError) -> WorkspaceError {
+        match error {
+            ChunkError::Unavailable(error) => error.into(),
+            ChunkError::Local(error) => error.into(),
+            ChunkError::Corrupt { .. } | ChunkError::Missing { .. } => damaged("store", &error),
+            // Asked for with a deadline, so it came.
+            ChunkError::NotLocal => WorkspaceError::Stopped,
+            ChunkError::Closed => WorkspaceError::Stopped,
+            ChunkError::Invalid(_) => damaged("record", &error),
+        }
+    }
+}
+
+impl From<TreeError> for WorkspaceError {
+    fn from(error: TreeError) -> WorkspaceError {
+        match error {
+            TreeError::Chunk(error) => error.into(),
+            TreeError::Changes(error) => match error.downcast::<NamespaceError>() {
+                Ok(error) => (*error).into(),
+                Err(error) => damaged("overlay", &error),
+            },
+            TreeError::NotLocal => ChunkError::NotLocal.into(),
+            TreeError::Corrupt { .. } | TreeError::BadChange(_) => damaged("tree", &error),
+        }
+    }
+}
+
+impl From<NamespaceError> for WorkspaceError {
+    fn from(error: NamespaceError) -> WorkspaceError {
+        match error {
+            NamespaceError::Local(error) => error.into(),
+            NamespaceError::Tree(error) => error.into(),
+            NamespaceError::NotLocal(_) => ChunkError::NotLocal.into(),
+            NamespaceError::Corrupt(_) | NamespaceError::Quota => damaged("local state", &error),
+        }
+    }
+}
+
+impl From<FsError> for WorkspaceError {
+    fn from(error: FsError) -> WorkspaceError {
+        match error {
+            FsError::Chunk(error) => error.into(),
+            FsError::Tree(error) => error.into(),
+            FsError::Local(error) => error.into(),
+            FsError::NoSpace => LocalError::Full.into(),
+            error => damaged("filesystem", &error),
+        }
+    }
+}
+
+/// Something is not as it must be.
+fn damaged(what: &str, cause: &dyn std::fmt::Display) -> WorkspaceError {
+    WorkspaceError::Corrupt { what: what.to_owned(), cause: cause.to_string() }
 }
 
 impl WorkspaceError {

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::chunks::ChunkOptions;
+use crate::fs::FsOptions;
 use crate::local::LocalOptions;
 use crate::types::{SnapshotId, WorkspaceName};
 
@@ -35,6 +37,10 @@ pub struct ResumeOptions {
     pub upkeep: Upkeep,
     /// Limits of the local directory, its byte budget among them.
     pub local: LocalOptions,
+    /// Limits of the chunk layer.
+    pub chunks: ChunkOptions,
+    /// Limits of the filesystem; `read_only` in it is set by the mount.
+    pub fs: FsOptions,
 }
 
 /// Settings of what a mounted workspace does by itself.
@@ -72,6 +78,8 @@ impl ResumeOptions {
             fetch_timeout: Duration::from_secs(60),
             upkeep: Upkeep::default(),
             local: LocalOptions::default(),
+            chunks: ChunkOptions::default(),
+            fs: FsOptions::default(),
         }
     }
 

@@ -1,8 +1,10 @@
 //! How far a seal is, readable from any thread while it runs.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
+
+use super::WorkspaceError;
 
 /// Steps of a seal, in order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -34,6 +36,7 @@ pub struct Progress {
     bytes_done: AtomicU64,
     packs_done: AtomicU64,
     remaining_secs: AtomicU64,
+    stop: AtomicBool,
 }
 
 /// One look at a [`Progress`].
@@ -65,6 +68,21 @@ impl Progress {
             packs_done: self.packs_done.load(Ordering::Relaxed),
             remaining_secs: (remaining != UNKNOWN).then_some(remaining),
         }
+    }
+
+    /// Asks the running seal to stop at its next step; what it was part of returns `Stopped`.
+    pub fn cancel(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes back what `cancel` asked for.
+    pub(super) fn allow(&self) {
+        self.stop.store(false, Ordering::Relaxed);
+    }
+
+    /// `Stopped` if somebody asked for it.
+    pub(super) fn check(&self) -> Result<(), WorkspaceError> {
+        if self.stop.load(Ordering::Relaxed) { Err(WorkspaceError::Stopped) } else { Ok(()) }
     }
 
     /// Starts over with this much to do.

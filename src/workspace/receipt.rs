@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::remote::RemoteStats;
+
 /// Result of a checkpoint or a hibernation. Everything it names is in the store, durably.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
@@ -56,4 +58,17 @@ pub struct StoreCounts {
     pub bytes_in: u64,
     /// Object bytes sent.
     pub bytes_out: u64,
+}
+
+impl StoreCounts {
+    /// The client's totals.
+    pub(super) fn of(stats: &RemoteStats) -> StoreCounts {
+        StoreCounts {
+            gets: stats.gets,
+            puts: stats.puts,
+            stats: stats.stats,
+            bytes_in: stats.bytes_in,
+            bytes_out: stats.bytes_out,
+        }
+    }
 }

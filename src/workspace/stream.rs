@@ -8,8 +8,7 @@ use std::vec;
 
 use bytes::Bytes;
 
-use crate::chunks::{ChunkError, Fetch};
-use crate::format::{Key, KeyParts, Tag, decode_extent};
+use crate::format::{Key, KeyParts, decode_extent};
 use crate::namespace::{CutView, NamespaceError};
 use crate::tree::TreeError;
 use crate::types::Ino;
@@ -22,52 +21,29 @@ const PAGE_RECORDS: usize = 4096;
 /// A record of the new tree: its value, or none for a record that must not be there.
 pub type Change = (Key, Option<Bytes>);
 
-/// What the new tree is made from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// The changes against the base, for a merge into it.
-    Changes,
-    /// Every record, for a tree written anew.
-    All(Fetch),
-}
-
-/// Sorted pages of a cut's records, without the mount's own state.
+/// Sorted pages of a cut's changes, without the mount's own state.
 struct Records<'a, 'b> {
     view: &'a CutView<'b>,
-    scope: Scope,
-    from: Key,
+    from: Vec<u8>,
     page: VecDeque<Change>,
     ended: bool,
 }
 
 impl<'a, 'b> Records<'a, 'b> {
-    fn new(view: &'a CutView<'b>, scope: Scope) -> Records<'a, 'b> {
-        let from = Key::tag_start(Ino::META, Tag::Attr);
-        Records { view, scope, from, page: VecDeque::new(), ended: false }
+    fn new(view: &'a CutView<'b>) -> Records<'a, 'b> {
+        Records { view, from: Vec::new(), page: VecDeque::new(), ended: false }
     }
 
     fn fill(&mut self) -> Result<(), NamespaceError> {
-        while self.page.is_empty() && !self.ended {
-            let page = self.read()?;
+        if self.page.is_empty() && !self.ended {
+            let page = self.view.changes(&self.from, PAGE_RECORDS)?;
             match page.last() {
-                Some((key, _)) => self.from = key.successor(),
+                Some((key, _)) => self.from = key.successor().as_bytes().to_vec(),
                 None => self.ended = true,
             }
-            let is_local = |key: &Key| matches!(key.parts(), Some(KeyParts::Local(_)));
-            self.page.extend(page.into_iter().filter(|(key, _)| !is_local(key)));
+            self.page.extend(page);
         }
         Ok(())
-    }
-
-    fn read(&self) -> Result<Vec<Change>, NamespaceError> {
-        match self.scope {
-            Scope::Changes => self.view.changes(self.from.as_bytes(), PAGE_RECORDS),
-            Scope::All(fetch) => {
-                let end = Key::tag_end(Ino(u64::MAX), Tag::Local);
-                let page = self.view.range(&self.from, &end, PAGE_RECORDS, fetch)?;
-                Ok(page.into_iter().map(|(key, value)| (key, Some(value))).collect())
-            }
-        }
     }
 }
 
@@ -95,11 +71,9 @@ pub struct NewRecords<'a, 'b> {
 }
 
 impl<'a, 'b> NewRecords<'a, 'b> {
-    /// The records of `view` with `edits` (sorted by key, one per key) laid over them.
-    pub fn new(
-        view: &'a CutView<'b>, scope: Scope, edits: Vec<Change>,
-    ) -> NewRecords<'a, 'b> {
-        let records = Records::new(view, scope);
+    /// The changes of `view` with `edits` (sorted by key, one per key) laid over them.
+    pub fn new(view: &'a CutView<'b>, edits: Vec<Change>) -> NewRecords<'a, 'b> {
+        let records = Records::new(view);
         NewRecords { records, ahead: None, edits: edits.into_iter().peekable() }
     }
 
@@ -133,25 +107,11 @@ impl Iterator for NewRecords<'_, '_> {
     type Item = Result<Change, TreeError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Err(error) = self.read_ahead() {
-                return Some(Err(tree_error(error)));
-            }
-            match self.take()? {
-                // A tree written anew has nothing to remove.
-                (_, None) if self.records.scope != Scope::Changes => {}
-                change => return Some(Ok(change)),
-            }
+        match self.read_ahead() {
+            Ok(()) => self.take().map(Ok),
+            Err(NamespaceError::Tree(error)) => Some(Err(error)),
+            Err(error) => Some(Err(TreeError::Changes(Box::new(error)))),
         }
-    }
-}
-
-fn tree_error(error: NamespaceError) -> TreeError {
-    match error {
-        NamespaceError::Tree(error) => error,
-        NamespaceError::Local(error) => TreeError::Chunk(ChunkError::Local(error)),
-        NamespaceError::NotLocal(_) => TreeError::NotLocal,
-        other => TreeError::Source(other.to_string()),
     }
 }
 
@@ -165,7 +125,7 @@ pub fn staged_pieces(
     view: &CutView<'_>, orphans: &HashSet<Ino>,
 ) -> Result<Vec<(Ino, u64)>, NamespaceError> {
     let mut pieces = Vec::new();
-    for next in Records::new(view, Scope::Changes) {
+    for next in Records::new(view) {
         let (key, Some(value)) = next? else { continue };
         let Some(KeyParts::Extent(ino, offset)) = key.parts() else { continue };
         let piece = (ino, piece_start(offset));

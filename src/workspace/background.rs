@@ -1,0 +1,246 @@
+//! What a mounted workspace does by itself: settle, checkpoint, renew its lease, slow its writers.
+//!
+//! Two threads, so that a seal that waits for the store does not keep files from settling.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use parking_lot::Mutex;
+
+use crate::chunks::Fetch;
+use crate::format::head_key;
+use crate::remote::{PutMode, RemoteError};
+
+use super::active::{Active, Fenced};
+use super::head::NextHead;
+use super::seal::Reason;
+use super::settle::Which;
+use super::WorkspaceError;
+
+/// How often the threads look.
+const TICK: Duration = Duration::from_millis(500);
+
+/// First and longest wait after a failure.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// After the mount, when the store is asked whether it still honours conditions.
+const CONDITIONS_AFTER: Duration = Duration::from_secs(3);
+
+/// Niceness of the settling thread: it yields to the sandbox's own work.
+const SETTLE_NICE: i32 = 10;
+
+/// Longest sleep that a write pays when too much waits for the store.
+const DELAY_MAX: Duration = Duration::from_millis(100);
+
+/// The threads of a mount. Dropping it stops and joins them.
+#[derive(Debug)]
+pub struct Threads {
+    stop: Option<Sender<()>>,
+    handles: Vec<std::thread::JoinHandle<()>>,
+}
+
+/// Waits between tries of something that fails.
+#[derive(Debug, Default)]
+struct Backoff {
+    not_before: Duration,
+    wait: Duration,
+}
+
+impl Backoff {
+    fn is_due(&self, now: Duration) -> bool {
+        now >= self.not_before
+    }
+
+    fn note(&mut self, failed: bool, now: Duration) {
+        self.wait = match failed {
+            true => (self.wait * 2).clamp(BACKOFF.0, BACKOFF.1),
+            false => Duration::ZERO,
+        };
+        self.not_before = now + self.wait;
+    }
+}
+
+impl Threads {
+    /// Starts the threads of a mount.
+    pub fn start(active: &Arc<Active>) -> std::io::Result<Threads> {
+        let (stop, stopped) = bounded(0);
+        let mut threads = Threads { stop: Some(stop), handles: Vec::new() };
+        if active.options.writable() {
+            threads.spawn("settle", &stopped, active, settle_loop)?;
+            threads.spawn("upkeep", &stopped, active, upkeep_loop)?;
+        }
+        Ok(threads)
+    }
+
+    fn spawn(
+        &mut self, name: &str, stopped: &Receiver<()>, active: &Arc<Active>,
+        run: fn(&Receiver<()>, &Active),
+    ) -> std::io::Result<()> {
+        let (stopped, active) = (stopped.clone(), Arc::clone(active));
+        let thread = std::thread::Builder::new().name(format!("dormouse-{name}"));
+        self.handles.push(thread.spawn(move || run(&stopped, &active))?);
+        Ok(())
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop = None;
+        for handle in self.handles.drain(..) {
+            if handle.join().is_err() {
+                tracing::error!("a background thread panicked");
+            }
+        }
+    }
+}
+
+/// Waits for the next tick; false when the threads are to end.
+fn tick(stopped: &Receiver<()>) -> bool {
+    stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout)
+}
+
+fn settle_loop(stopped: &Receiver<()>, active: &Active) {
+    lower_priority();
+    let mut backoff = Backoff::default();
+    while tick(stopped) {
+        let now = active.clock.monotonic();
+        if active.check_writable().is_err() || !backoff.is_due(now) {
+            continue;
+        }
+        // A seal does the same; it need not wait for it.
+        let Some(mut settling) = active.settling.try_lock() else { continue };
+        let result = active.settle(&mut settling, Which::Quiet, active.fetch());
+        if let Err(error) = &result {
+            settling.forget();
+            tracing::debug!(%error, "settling stopped");
+        }
+        backoff.note(result.is_err(), active.clock.monotonic());
+    }
+}
+
+fn upkeep_loop(stopped: &Receiver<()>, active: &Active) {
+    let mounted_at = active.clock.monotonic();
+    let mut conditions_known = false;
+    let mut backoff = Backoff::default();
+    while tick(stopped) {
+        let now = active.clock.monotonic();
+        active.note_changes(now);
+        active.throttle();
+        if active.check_writable().is_err() || !backoff.is_due(now) {
+            continue;
+        }
+        if !conditions_known && now.saturating_sub(mounted_at) >= CONDITIONS_AFTER {
+            conditions_known = active.check_conditions();
+        }
+        let result = active.upkeep(now);
+        if let Err(error) = &result {
+            tracing::warn!(%error, "will be tried again");
+        }
+        backoff.note(result.is_err(), active.clock.monotonic());
+    }
+}
+
+/// Lets everything else on this machine go first.
+fn lower_priority() {
+    // SAFETY: a system call without pointers; 0 means the calling thread.
+    let failed = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, SETTLE_NICE) } != 0;
+    if failed {
+        tracing::debug!("the settling thread keeps its priority");
+    }
+}
+
+impl Active {
+    /// One round of what is due: a checkpoint, or else a renewal of the lease.
+    pub fn upkeep(&self, now: Duration) -> Result<(), WorkspaceError> {
+        if self.checkpoint_is_due(now) {
+            return self.seal(Reason::Checkpoint).map(|_| ());
+        }
+        let renewed_at = self.mount.lock().renewed_at;
+        if now.saturating_sub(renewed_at) >= self.options.lease_ttl / 2 {
+            return self.renew();
+        }
+        Ok(())
+    }
+
+    fn checkpoint_is_due(&self, now: Duration) -> bool {
+        let upkeep = &self.options.upkeep;
+        let tally = self.tally.lock();
+        let Some(since) = tally.changed_since else { return false };
+        let age = now.saturating_sub(since);
+        let since_seal = tally.last_seal.map_or(age, |last| now.saturating_sub(last));
+        let over = |limit: Duration, age: Duration| !limit.is_zero() && age >= limit;
+        over(upkeep.checkpoint_interval, since_seal.min(age))
+            || over(upkeep.unsynced_age_max / 2, age)
+            || tally.throttled
+    }
+
+    /// Notes since when there are changes that no snapshot holds.
+    pub fn note_changes(&self, now: Duration) {
+        match self.has_changes() {
+            Ok(true) => _ = self.tally.lock().changed_since.get_or_insert(now),
+            Ok(false) => self.tally.lock().changed_since = None,
+            Err(error) => tracing::warn!(%error, "could not look for changes"),
+        }
+    }
+
+    /// Writes the lease again. The head stays what it is.
+    pub fn renew(&self) -> Result<(), WorkspaceError> {
+        let Some(_sealing) = self.sealing.try_lock() else { return Ok(()) };
+        self.check_writable()?;
+        let next = NextHead::with_lease(&self.mount.lock().head, Some(self.lease()), false);
+        self.swap_head(&next)
+    }
+
+    /// Slows or stops writers when too much waits for the store: from three quarters of the cap on
+    /// each write sleeps a little, over the cap writes fail with `ENOSPC`.
+    pub fn throttle(&self) {
+        let max = self.options.upkeep.unsynced_bytes_max;
+        if max == 0 {
+            return;
+        }
+        let (bytes, _) = self.unsynced_bytes();
+        let soft = max - max / 4;
+        let over = bytes.saturating_sub(soft);
+        let share = over as f64 / (max / 4).max(1) as f64;
+        let delay = DELAY_MAX.mul_f64(share.clamp(0.0, 1.0));
+        self.fs.set_admission(delay, bytes >= max);
+        self.tally.lock().throttled = bytes > soft;
+    }
+
+    /// Puts the head again under the condition that the acquisition made stale. The store must
+    /// refuse; one that does not lets two writers overwrite each other. True when it is known.
+    pub fn check_conditions(&self) -> bool {
+        let Some(_sealing) = self.sealing.try_lock() else { return false };
+        let (stale, head) = {
+            let mount = self.mount.lock();
+            (mount.stale.clone(), mount.head.clone())
+        };
+        let Some(mode) = stale else { return true };
+        let Ok(bytes) = head.encode() else { return true };
+        match self.remote.put(&head_key(&self.options.name), bytes.into(), mode) {
+            Err(RemoteError::Conflict { .. }) => true,
+            Ok(_) => {
+                self.fence_because(Fenced {
+                    host: String::from("a store that ignores conditional writes"),
+                    epoch: head.epoch,
+                });
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// A pass of the settling thread, for tests that have no threads.
+    pub fn settle_once(&self, which: Which, fetch: Fetch) -> Result<u64, WorkspaceError> {
+        self.settle(&mut self.settling.lock(), which, fetch)
+    }
+}
+
+/// The threads of a mount, once they run.
+pub type Running = Mutex<Option<Threads>>;
+
+/// Whether an acquisition made this condition stale.
+pub fn _is_stale(mode: &PutMode) -> bool {
+    matches!(mode, PutMode::Create | PutMode::Swap(_))
+}

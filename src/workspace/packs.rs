@@ -1,0 +1,151 @@
+//! Writing the new tree of a seal, and keeping its packs few and full.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::chunks::{Fetch, FinishedTree};
+use crate::format::{NodeRef, PackInfo};
+use crate::remote::Durable;
+use crate::tree::Tree;
+use crate::types::PackId;
+
+use super::WorkspaceError;
+use super::active::Active;
+use super::stream::NewRecords;
+
+/// Below this nothing is worth rewriting.
+const COMPACT_BYTES_MIN: u64 = 4 << 20;
+
+/// Packs under this are small: many of them cost a request each at resume.
+const SMALL_PACK_BYTES: u64 = 1 << 20;
+
+/// Packs that a tree may have beyond one per MiB.
+const PACKS_EXTRA_MAX: u64 = 4;
+
+/// A tree whose every node is stored.
+#[derive(Debug)]
+pub struct NewTree {
+    /// Its root; none if it has no records.
+    pub root: Option<NodeRef>,
+    /// All packs that hold its nodes.
+    pub packs: Vec<PackInfo>,
+    /// Those that were written now.
+    pub written: Vec<Durable<PackId>>,
+    /// Leaves that were written now.
+    pub leaves_written: u64,
+}
+
+/// A stored pack's id and length.
+pub fn info(pack: &Durable<PackId>) -> PackInfo {
+    PackInfo { id: *pack.value(), len: pack.evidence().size() }
+}
+
+impl Active {
+    /// Merges `changes` into `base`, whose packs are `listed`. None if nothing changes.
+    pub fn write_tree(
+        &self, base: &Tree, listed: Vec<PackInfo>, mut changes: NewRecords<'_, '_>, fetch: Fetch,
+    ) -> Result<Option<NewTree>, WorkspaceError> {
+        let mut writer = self.chunks.tree_writer();
+        let merged = base.merge(&mut changes, &mut writer, fetch)?;
+        if merged.root == base.root() {
+            return Ok(None);
+        }
+        let finished = writer.finish()?;
+        let mut new = NewTree {
+            root: merged.root.map(|root| finished.resolve(root)),
+            packs: listed,
+            written: Vec::new(),
+            leaves_written: merged.leaves_written,
+        };
+        new.add(finished);
+        let mut live = self.live_bytes(&new, fetch)?;
+        let poor = poor_packs(&new.packs, &live);
+        if !poor.is_empty() {
+            self.relocate(&mut new, &poor, fetch)?;
+            live = self.live_bytes(&new, fetch)?;
+        }
+        new.packs.retain(|pack| live.contains_key(&pack.id));
+        Ok(Some(new))
+    }
+
+    fn live_bytes(
+        &self, new: &NewTree, fetch: Fetch,
+    ) -> Result<BTreeMap<PackId, u64>, WorkspaceError> {
+        Ok(Tree::new(self.chunks.clone(), new.root).pack_bytes(fetch)?)
+    }
+
+    /// Writes what lives in these packs into new ones.
+    fn relocate(
+        &self, new: &mut NewTree, poor: &HashSet<PackId>, fetch: Fetch,
+    ) -> Result<(), WorkspaceError> {
+        let mut writer = self.chunks.tree_writer();
+        let moved = Tree::new(self.chunks.clone(), new.root).relocate(poor, &mut writer, fetch)?;
+        let finished = writer.finish()?;
+        new.root = moved.root.map(|root| finished.resolve(root));
+        new.add(finished);
+        Ok(())
+    }
+}
+
+impl NewTree {
+    fn add(&mut self, finished: FinishedTree) {
+        for (info, pack) in finished.packs {
+            self.packs.push(info);
+            self.written.push(pack);
+        }
+    }
+}
+
+/// Packs to be written anew: those under half alive when the tree as a whole is, and the small
+/// ones when there are too many packs for their bytes.
+fn poor_packs(packs: &[PackInfo], live: &BTreeMap<PackId, u64>) -> HashSet<PackId> {
+    let live_in = |pack: &PackInfo| live.get(&pack.id).copied().unwrap_or(0);
+    let packs: Vec<&PackInfo> = packs.iter().filter(|pack| live_in(pack) > 0).collect();
+    let listed_bytes: u64 = packs.iter().map(|pack| pack.len).sum();
+    let live_bytes: u64 = packs.iter().map(|pack| live_in(pack)).sum();
+    let half_dead = listed_bytes > COMPACT_BYTES_MIN && live_bytes * 2 < listed_bytes;
+    let too_many = packs.len() as u64 > PACKS_EXTRA_MAX + listed_bytes / SMALL_PACK_BYTES;
+    let is_poor = |pack: &&&PackInfo| {
+        half_dead && live_in(pack) * 2 < pack.len || too_many && pack.len < SMALL_PACK_BYTES
+    };
+    packs.iter().filter(is_poor).map(|pack| pack.id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packs(list: &[(u8, u64, u64)]) -> (Vec<PackInfo>, BTreeMap<PackId, u64>) {
+        let info = |&(id, len, _): &(u8, u64, u64)| PackInfo { id: PackId([id; 32]), len };
+        let live = list.iter().filter(|(_, _, live)| *live > 0);
+        let live = live.map(|&(id, _, live)| (PackId([id; 32]), live)).collect();
+        (list.iter().map(info).collect(), live)
+    }
+
+    fn poor(list: &[(u8, u64, u64)]) -> Vec<u8> {
+        let (packs, live) = packs(list);
+        let mut poor: Vec<u8> = poor_packs(&packs, &live).iter().map(|id| id.0[0]).collect();
+        poor.sort_unstable();
+        poor
+    }
+
+    #[test]
+    fn a_tree_that_is_mostly_alive_in_few_packs_is_left_alone() {
+        assert_eq!(poor(&[(1, 9 << 20, 8 << 20), (2, 100, 100)]), []);
+        assert_eq!(poor(&[(1, 3 << 20, 1000)]), [], "too small to matter");
+        assert_eq!(poor(&[]), []);
+    }
+
+    #[test]
+    fn half_dead_packs_are_written_anew_when_half_of_all_is_dead() {
+        assert_eq!(poor(&[(1, 9 << 20, 1 << 20), (2, 2 << 20, 2 << 20)]), [1]);
+    }
+
+    #[test]
+    fn many_small_packs_become_one_and_dead_ones_do_not_count() {
+        let small: Vec<_> = (1..=5).map(|id| (id, 1000, 900)).collect();
+        assert_eq!(poor(&small), [1, 2, 3, 4, 5]);
+        let mut few = small.clone();
+        few[0].2 = 0;
+        assert_eq!(poor(&few), []);
+    }
+}
