@@ -29,6 +29,8 @@ const RATE_BYTES_MIN: u64 = 1 << 20;
 pub struct Active {
     pub options: ResumeOptions,
     pub store_id: [u8; 16],
+    /// The writer's epoch; 0 for a read-only mount.
+    pub epoch: Epoch,
     pub clock: Arc<dyn Clock>,
     pub remote: Arc<Remote>,
     pub local: Arc<Local>,
@@ -150,18 +152,14 @@ impl Active {
         error
     }
 
-    fn fenced_error(&self, fenced: &Fenced) -> WorkspaceError {
+    /// What a fenced mount answers.
+    pub fn fenced_error(&self, fenced: &Fenced) -> WorkspaceError {
         WorkspaceError::Fenced {
             name: self.options.name.clone(),
             host: fenced.host.clone(),
-            ours: self.epoch(),
+            ours: self.epoch,
             theirs: fenced.epoch,
         }
-    }
-
-    /// The writer's epoch.
-    pub fn epoch(&self) -> Epoch {
-        self.mount.lock().state.epoch
     }
 }
 

@@ -6,11 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use parking_lot::Mutex;
-
 use crate::chunks::Fetch;
 use crate::format::head_key;
-use crate::remote::{PutMode, RemoteError};
+use crate::remote::RemoteError;
 
 use super::active::{Active, Fenced};
 use super::head::NextHead;
@@ -121,6 +119,7 @@ fn settle_loop(stopped: &Receiver<()>, active: &Active) {
 
 fn upkeep_loop(stopped: &Receiver<()>, active: &Active) {
     let mounted_at = active.clock.monotonic();
+    active.recover();
     let mut conditions_known = false;
     let mut backoff = Backoff::default();
     while tick(stopped) {
@@ -231,16 +230,16 @@ impl Active {
         }
     }
 
+    /// Takes up what an earlier mount left in the overlay: orphans, staged files.
+    pub fn recover(&self) {
+        if let Err(error) = self.fs.recover(self.fetch()) {
+            tracing::warn!(%error, "what an earlier mount left is not all taken up yet");
+        }
+    }
+
     /// A pass of the settling thread, for tests that have no threads.
     pub fn settle_once(&self, which: Which, fetch: Fetch) -> Result<u64, WorkspaceError> {
         self.settle(&mut self.settling.lock(), which, fetch)
     }
 }
 
-/// The threads of a mount, once they run.
-pub type Running = Mutex<Option<Threads>>;
-
-/// Whether an acquisition made this condition stale.
-pub fn _is_stale(mode: &PutMode) -> bool {
-    matches!(mode, PutMode::Create | PutMode::Swap(_))
-}

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::chunks::{Chunks, Fetch};
-use crate::format::{Extent, PackSlot, Source, StagedAt};
+use crate::format::{Extent, PackSlot, Source};
 use crate::fs::SettledRegion;
 use crate::local::{Local, LocalError};
 use crate::types::{ChunkId, Ino};

@@ -143,6 +143,12 @@ pub enum WorkspaceError {
         /// Its words.
         cause: String,
     },
+    /// The operating system gives no thread.
+    #[error("the background threads can't be started: {cause}")]
+    NoThreads {
+        /// Its words.
+        cause: String,
+    },
     /// The time given ran out, or the watcher said stop. Everything is kept locally.
     #[error(
         "stopped before everything was in the store; everything is kept in the local \
@@ -198,7 +204,7 @@ impl From<NamespaceError> for WorkspaceError {
         match error {
             NamespaceError::Local(error) => error.into(),
             NamespaceError::Tree(error) => error.into(),
-            NamespaceError::NotLocal(_) => ChunkError::NotLocal.into(),
+            NamespaceError::NotLocal => ChunkError::NotLocal.into(),
             NamespaceError::Corrupt(_) | NamespaceError::Quota => damaged("local state", &error),
         }
     }

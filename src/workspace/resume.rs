@@ -5,11 +5,11 @@ use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 
-use crate::chunks::Chunks;
+use crate::chunks::{Chunks, Fetch};
 use crate::format::{
     FORMAT_KEY, Head, Key, KeyParts, Snapshot, SnapshotRef, StoreFormat, Tag, head_key,
 };
-use crate::fs::{Filesystem, FsOptions};
+use crate::fs::{Caller, Filesystem, FsOptions};
 use crate::local::{Local, crash_point};
 use crate::namespace::{Base, Counters, Namespace};
 use crate::remote::{Object, PutMode, Remote, RemoteError, Version};
@@ -20,11 +20,13 @@ use super::active::{Active, Mount, Tally, lease};
 use super::head::{self, ReadHead};
 use super::lease::Acquire;
 use super::local_state::LocalState;
-use super::settle::Settling;
 use super::{Progress, ResumeOptions, WorkspaceError, store};
 
 /// Overlay records dropped by one commit.
 const PAGE_SLOTS: usize = 4096;
+
+/// Permissions of a new workspace's root directory.
+const ROOT_MODE: u32 = 0o755;
 
 /// What a mount starts from.
 struct Start {
@@ -240,13 +242,17 @@ impl Begin<'_> {
         let writable = self.options.writable();
         let fs_options = FsOptions { read_only: !writable, ..self.options.fs.clone() };
         let fs = Filesystem::new(
-            Arc::clone(&namespace), Arc::clone(&chunks), Arc::clone(&local), fs_options, clock,
+            Arc::clone(&namespace), Arc::clone(&chunks), Arc::clone(&local), &fs_options, clock,
         );
+        if writable && start.head.root.is_none() {
+            make_root(&fs, &namespace, self.options)?;
+        }
         let renewed_at = self.clock.monotonic();
         let base_created = start.head.snapshot.as_ref().and_then(store::created);
         Ok(Active {
             options: self.options.clone(),
             store_id: start.format.store_id,
+            epoch: state.epoch,
             clock: self.clock,
             remote: self.remote,
             local, chunks, namespace, fs,
@@ -268,6 +274,19 @@ impl Begin<'_> {
             closed: AtomicBool::new(false),
         })
     }
+}
+
+/// The root directory of a new workspace, unless an earlier mount made it already.
+fn make_root(
+    fs: &Filesystem, namespace: &Namespace, options: &ResumeOptions,
+) -> Result<(), WorkspaceError> {
+    if namespace.get(&Key::attr(Ino::ROOT), Fetch::LocalOnly)?.is_some() {
+        return Ok(());
+    }
+    let (uid, gid) = options.root_owner;
+    let caller = Caller { uid, gid, ..Caller::root(Fetch::LocalOnly) };
+    fs.make_root(&caller, ROOT_MODE)?;
+    Ok(())
 }
 
 /// Decodes a snapshot whose bytes must have this id.

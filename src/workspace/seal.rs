@@ -11,7 +11,7 @@
 
 use crate::chunks::Fetch;
 use crate::format::{Head, Key, Snapshot, SnapshotRef, encode_extent};
-use crate::fs::SettledRegion;
+use crate::fs::{SettledRegion, Stale};
 use crate::local::crash_point;
 use crate::namespace::{Base, CutView};
 use crate::remote::{Durable, PutMode};
@@ -184,7 +184,7 @@ impl Active {
         &self, (ino, regions): &(Ino, Vec<SettledRegion>), fetch: Fetch,
     ) -> Result<(), WorkspaceError> {
         if !regions.is_empty() {
-            self.fs.commit_settled(*ino, regions, true, fetch)?;
+            self.fs.commit_settled(*ino, regions, Stale::Shadow, fetch)?;
         }
         Ok(())
     }
@@ -250,7 +250,7 @@ impl Active {
             workspace: self.options.name.clone(),
             parents: mount.head.snapshot.iter().map(|snapshot| snapshot.id).collect(),
             created: self.clock.now(),
-            epoch: mount.state.epoch,
+            epoch: self.epoch,
             root: sealed.tree.root,
             tree_packs: sealed.tree.packs.clone(),
             next_ino: sealed.next_ino,
@@ -341,7 +341,7 @@ impl Active {
             snapshot: mount.head.snapshot.as_ref().map(|snapshot| snapshot.id.to_string()),
             reason: reason.as_str().to_owned(),
             created: mount.base_created.map_or(0, |created| created.secs),
-            epoch: mount.state.epoch.0,
+            epoch: self.epoch.0,
             released: reason == Reason::Hibernate,
             inodes: mount.head.inodes,
             bytes: mount.head.bytes,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::chunks::Fetch;
 use crate::format::{Key, KeyParts, Tag, decode_extent};
-use crate::fs::{DirtyInode, SettledRegion};
+use crate::fs::{DirtyInode, SettledRegion, Stale};
 use crate::local::Slot;
 use crate::types::Ino;
 
@@ -173,7 +173,7 @@ impl Active {
             }
         }
         for (ino, regions) in regions {
-            self.fs.commit_settled(ino, &regions, false, fetch)?;
+            self.fs.commit_settled(ino, &regions, Stale::Skip, fetch)?;
         }
         Ok(())
     }

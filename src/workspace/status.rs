@@ -1,9 +1,18 @@
 //! The facts that `dormouse status` and the metrics show.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use super::progress::ProgressView;
+use crate::chunks::ChunkStats;
+
+use super::active::Active;
+use super::progress::{Phase, ProgressView};
 use super::receipt::StoreCounts;
+use super::resume::store_id;
+
+/// What a seal costs beside the upload of its data, as a guess for the estimate.
+const SEAL_SECS: f64 = 1.0;
 
 /// A mounted workspace at one moment. Times are seconds, sizes bytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -131,4 +140,108 @@ pub struct ChunkCounts {
     pub chunks_deduplicated: u64,
     /// Bytes uploaded in packs.
     pub bytes_uploaded: u64,
+}
+
+impl Status {
+    /// Facts about a mount, from memory and the local directory.
+    pub(super) fn of(active: &Active) -> Status {
+        let now = active.clock.monotonic();
+        let mount = active.mount.lock();
+        let age = now.saturating_sub(mount.renewed_at).as_secs();
+        let lease = mount.head.lease.as_ref().filter(|_| active.options.writable());
+        let snapshot = mount.head.snapshot.as_ref();
+        let mut status = Status {
+            workspace: active.options.name.to_string(),
+            store_id: store_id(&active.store_id),
+            read_only: !active.options.writable(),
+            epoch: active.epoch.0,
+            fenced: mount.fenced.as_ref().map(|f| active.fenced_error(f).to_string()),
+            lease: lease.map(|lease| LeaseStatus {
+                host: lease.host.clone(),
+                ttl_secs: u64::from(lease.ttl_secs),
+                age_secs: age,
+            }),
+            snapshot: snapshot.map(|snapshot| snapshot.id.to_string()),
+            snapshot_created: mount.base_created.map(|created| created.secs),
+            ..Status::default()
+        };
+        drop(mount);
+        let counters = active.namespace.counters();
+        (status.inodes, status.bytes) = (counters.inodes, counters.bytes);
+        status.progress = active.progress.view();
+        status.state = status.name_state().to_owned();
+        status.local = LocalStatus::of(active);
+        status.store = StoreCounts::of(&active.remote.stats());
+        status.chunks = ChunkCounts::of(&active.chunks.stats());
+        status.add_unsynced(active, now);
+        status
+    }
+
+    fn name_state(&self) -> &'static str {
+        match self.progress.phase {
+            _ if self.fenced.is_some() => "fenced",
+            _ if self.read_only => "read-only",
+            Phase::Idle | Phase::Done => "active",
+            _ => "sealing",
+        }
+    }
+
+    fn add_unsynced(&mut self, active: &Active, now: Duration) {
+        let (bytes, files) = active.unsynced_bytes();
+        let changed = active.has_changes().unwrap_or(true);
+        let tally = active.tally.lock();
+        let since = tally.changed_since.filter(|_| changed);
+        self.unsynced = Unsynced {
+            changed,
+            bytes,
+            files,
+            age_secs: since.map_or(0, |since| now.saturating_sub(since).as_secs()),
+            bytes_max: active.options.upkeep.unsynced_bytes_max,
+            age_secs_max: active.options.upkeep.unsynced_age_max.as_secs(),
+            throttled: tally.throttled,
+        };
+        self.seals = tally.seals.clone();
+        self.seals.last_age_secs = tally.last_seal.map(|at| now.saturating_sub(at).as_secs());
+        if tally.upload_rate > 0 {
+            let seconds = bytes as f64 / tally.upload_rate as f64;
+            self.upload_bytes_per_sec = Some(tally.upload_rate);
+            self.hibernate_estimate_secs = Some(seconds + SEAL_SECS);
+        }
+    }
+}
+
+impl LocalStatus {
+    fn of(active: &Active) -> LocalStatus {
+        let dir = active.options.local_dir.display().to_string();
+        match active.local.usage() {
+            Ok(usage) => LocalStatus {
+                dir,
+                total: usage.total,
+                budget: usage.budget,
+                journal: usage.journal_bytes,
+                cache: usage.cache_bytes,
+                records: usage.rocksdb_bytes,
+                disk_free: usage.disk_free,
+            },
+            Err(error) => {
+                tracing::warn!(%error, "the local directory's size is unknown");
+                LocalStatus { dir, ..LocalStatus::default() }
+            }
+        }
+    }
+}
+
+impl ChunkCounts {
+    fn of(stats: &ChunkStats) -> ChunkCounts {
+        ChunkCounts {
+            memory_hits: stats.memory_hits,
+            cache_hits: stats.cache_hits,
+            chunks_fetched: stats.chunks_fetched,
+            nodes_fetched: stats.nodes_fetched,
+            bytes_fetched: stats.chunk_fetched_bytes + stats.node_fetched_bytes,
+            chunks_added: stats.chunks_added,
+            chunks_deduplicated: stats.chunks_deduplicated,
+            bytes_uploaded: stats.data_pack_bytes_stored + stats.tree_pack_bytes_stored,
+        }
+    }
 }

@@ -221,8 +221,9 @@ pub fn snapshot_keys(
 
 /// When a snapshot was sealed, as its key says.
 pub fn created(snapshot: &SnapshotRef) -> Option<Time> {
-    let name: SnapshotName = snapshot.key.rsplit('/').next()?.parse().ok()?;
-    Some(name.created)
+    let name: SnapshotName = snapshot.key.parse().ok()?;
+    let (secs, millis) = (name.created_unix_ms / 1000, name.created_unix_ms % 1000);
+    Some(Time::new(i64::try_from(secs).ok()?, millis as u32 * 1_000_000))
 }
 
 fn workspace_info(found: &ReadHead) -> WorkspaceInfo {
