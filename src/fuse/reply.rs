@@ -99,6 +99,11 @@ pub(super) fn bare_attr(ino: Ino, kind: Kind) -> FileAttr {
     }
 }
 
+/// The answer to a lookup that says "no such name": inode 0.
+pub(super) fn absent() -> FileAttr {
+    bare_attr(Ino(0), Kind::File)
+}
+
 /// The kind as fuser names it.
 pub(super) fn file_type(kind: Kind) -> FileType {
     match kind {

@@ -1,0 +1,102 @@
+//! From the protocol's numbers to what `fs` takes, and answers that need more than one call.
+
+use fuser::{Errno, RenameFlags, ReplyStatfs, ReplyXattr, TimeOrNow};
+
+use super::reply::kind_of;
+use crate::fs::{AllocateMode, NewNode, RenameMode, Seek, SetTime, StatFs, XattrMode};
+
+/// Most bytes that one request copies: the answer has 32 bits, and one that copies bytes (where
+/// it can't share extents) must end in good time. Callers go on from there.
+pub(super) const COPY_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+pub(super) fn set_time(time: TimeOrNow) -> SetTime {
+    match time {
+        TimeOrNow::SpecificTime(time) => SetTime::At(time.into()),
+        TimeOrNow::Now => SetTime::Now,
+    }
+}
+
+/// `None`: a combination that means nothing, or `RENAME_WHITEOUT`.
+pub(super) fn rename_mode(flags: RenameFlags) -> Option<RenameMode> {
+    if flags.is_empty() {
+        Some(RenameMode::Replace)
+    } else if flags == RenameFlags::RENAME_NOREPLACE {
+        Some(RenameMode::NoReplace)
+    } else if flags == RenameFlags::RENAME_EXCHANGE {
+        Some(RenameMode::Exchange)
+    } else {
+        None
+    }
+}
+
+pub(super) fn xattr_mode(flags: i32) -> Option<XattrMode> {
+    Some(match flags {
+        0 => XattrMode::Set,
+        libc::XATTR_CREATE => XattrMode::Create,
+        libc::XATTR_REPLACE => XattrMode::Replace,
+        _ => return None,
+    })
+}
+
+pub(super) fn allocate_mode(mode: i32) -> Option<AllocateMode> {
+    const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+    Some(match mode {
+        0 => AllocateMode::Extend,
+        libc::FALLOC_FL_KEEP_SIZE => AllocateMode::KeepSize,
+        PUNCH => AllocateMode::PunchHole,
+        libc::FALLOC_FL_ZERO_RANGE => AllocateMode::ZeroRange { keep_size: false },
+        ZERO_KEEP => AllocateMode::ZeroRange { keep_size: true },
+        _ => return None,
+    })
+}
+
+pub(super) fn seek(whence: i32) -> Option<Seek> {
+    match whence {
+        libc::SEEK_DATA => Some(Seek::Data),
+        libc::SEEK_HOLE => Some(Seek::Hole),
+        _ => None,
+    }
+}
+
+pub(super) fn new_node(mode: u32, rdev: u32) -> Option<NewNode> {
+    Some(NewNode { kind: kind_of(mode)?, mode: mode & 0o7777, rdev })
+}
+
+pub(super) fn send_statfs(stat: StatFs, reply: ReplyStatfs) {
+    reply.statfs(
+        stat.blocks,
+        stat.blocks_free,
+        stat.blocks_free,
+        stat.inodes,
+        stat.inodes_free,
+        stat.block_bytes,
+        stat.name_len_max,
+        stat.block_bytes,
+    );
+}
+
+/// Answers with the value, its length if no room was given, or `ERANGE` if it does not fit.
+pub(super) fn send_xattr(value: &[u8], room: u32, reply: ReplyXattr) {
+    match u32::try_from(value.len()) {
+        Ok(len) if room == 0 => reply.size(len),
+        Ok(len) if len <= room => reply.data(value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn combinations_that_mean_nothing_are_refused() {
+        let both = RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE;
+        assert_eq!(rename_mode(both), None);
+        assert_eq!(rename_mode(RenameFlags::RENAME_WHITEOUT), None);
+        assert_eq!(allocate_mode(libc::FALLOC_FL_PUNCH_HOLE), None, "needs KEEP_SIZE");
+        assert_eq!(allocate_mode(libc::FALLOC_FL_COLLAPSE_RANGE), None);
+        assert_eq!(xattr_mode(libc::XATTR_CREATE | libc::XATTR_REPLACE), None);
+        assert_eq!(seek(libc::SEEK_SET), None, "the kernel's own");
+    }
+}

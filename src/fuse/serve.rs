@@ -1,0 +1,219 @@
+//! One way to serve every request: try with what is on this machine; hand over what must wait.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::{Errno, INodeNo, Request};
+
+use super::count::Opcode;
+use super::flight::Ticket;
+use super::mount::Parts;
+use super::options::MountOptions;
+use super::pool::Pool;
+use super::reply::{Answer, errno};
+use crate::chunks::Fetch;
+use crate::fs::{Caller, Filesystem, FsError};
+use crate::types::Ino;
+
+/// Tries of a waiting operation whose content was evicted again between fetch and use.
+const WAITING_TRIES_MAX: u32 = 16;
+
+/// Who asks for what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call {
+    pub(super) opcode: Opcode,
+    pub(super) ino: Ino,
+    unique: u64,
+    uid: u32,
+    gid: u32,
+    umask: u32,
+}
+
+impl Call {
+    pub(super) fn new(request: &Request, opcode: Opcode, ino: INodeNo) -> Call {
+        Call {
+            opcode,
+            ino: Ino(ino.0),
+            unique: request.unique().0,
+            uid: request.uid(),
+            gid: request.gid(),
+            umask: 0,
+        }
+    }
+
+    /// With the permission bits that a new file does not get.
+    pub(super) fn umask(self, umask: u32) -> Call {
+        Call { umask, ..self }
+    }
+
+    fn caller(&self, fetch: Fetch) -> Caller {
+        Caller { uid: self.uid, gid: self.gid, umask: self.umask, fetch }
+    }
+}
+
+/// Serves operations of one mount; shared by its threads.
+#[derive(Debug, Clone)]
+pub(super) struct Server {
+    fs: Arc<Filesystem>,
+    parts: Parts,
+    pool: Arc<Pool>,
+    deadline: Duration,
+}
+
+impl Server {
+    pub(super) fn new(fs: Arc<Filesystem>, options: &MountOptions, parts: Parts) -> Server {
+        let pool = Pool::new(options.waiting_threads_max, options.waiting_requests_max);
+        Server { fs, parts, pool: Arc::new(pool), deadline: options.deadline }
+    }
+
+    /// Waits for the operations that wait, and answers those that did not begin.
+    pub(super) fn close(&self) {
+        self.pool.close();
+    }
+
+    /// Counts a request that is answered without the filesystem.
+    pub(super) fn count(&self, opcode: Opcode) {
+        self.parts.counters.add(opcode);
+    }
+
+    /// Runs an operation that needs no answer.
+    pub(super) fn run_unanswered(&self, opcode: Opcode, run: impl FnOnce(&Filesystem)) {
+        self.count(opcode);
+        let run = AssertUnwindSafe(|| run(&self.fs));
+        if let Err(panic) = catch_unwind(run) {
+            log_panic(opcode, Ino::META, panic.as_ref());
+        }
+    }
+
+    /// Runs `run` on this thread with what is on this machine, and answers with `finish`. If it
+    /// would have to wait, it is run again on a thread that may.
+    pub(super) fn serve<A: Answer, T>(
+        &self,
+        call: Call,
+        answer: A,
+        run: impl Fn(&Filesystem, &Caller, &mut A) -> Result<T, FsError> + Send + 'static,
+        finish: impl FnOnce(T, A) + Send + 'static,
+    ) {
+        let ticket = self.begin(&call);
+        self.guarded(call, move || {
+            let mut answer = answer;
+            match run(&self.fs, &call.caller(Fetch::LocalOnly), &mut answer) {
+                Ok(value) => finish(value, answer),
+                Err(FsError::NotLocal(_)) => self.hand_over(call, ticket, answer, run, finish),
+                Err(error) => fail(call, answer, &error),
+            }
+        });
+    }
+
+    /// Runs `run` on a thread that may wait: for operations that wait for the local disk.
+    pub(super) fn serve_waiting<A: Answer, T>(
+        &self,
+        call: Call,
+        answer: A,
+        run: impl Fn(&Filesystem, &Caller, &mut A) -> Result<T, FsError> + Send + 'static,
+        finish: impl FnOnce(T, A) + Send + 'static,
+    ) {
+        let ticket = self.begin(&call);
+        self.hand_over(call, ticket, answer, run, finish);
+    }
+
+    /// The first half of `serve`, for an operation whose arguments are borrowed from the
+    /// request: `local` runs now; `None` comes back with the ticket that `hand_over` takes.
+    pub(super) fn serve_borrowed<A: Answer, T>(
+        &self,
+        call: Call,
+        answer: A,
+        local: impl FnOnce(&Filesystem, &Caller) -> Result<T, FsError>,
+        finish: impl FnOnce(T, A),
+    ) -> Option<(Ticket, A)> {
+        let ticket = self.begin(&call);
+        let mut waiting = None;
+        self.guarded(call, || match local(&self.fs, &call.caller(Fetch::LocalOnly)) {
+            Ok(value) => finish(value, answer),
+            Err(FsError::NotLocal(_)) => waiting = Some((ticket, answer)),
+            Err(error) => fail(call, answer, &error),
+        });
+        waiting
+    }
+
+    /// Queues an operation for the threads that may wait; `EIO` at once if the queue is full.
+    pub(super) fn hand_over<A: Answer, T>(
+        &self,
+        call: Call,
+        ticket: Ticket,
+        answer: A,
+        run: impl Fn(&Filesystem, &Caller, &mut A) -> Result<T, FsError> + Send + 'static,
+        finish: impl FnOnce(T, A) + Send + 'static,
+    ) {
+        let server = self.clone();
+        let job = Box::new(move || {
+            let answer = answer;
+            let started = ticket;
+            server.guarded(call, || server.run_waiting(call, &started, answer, run, finish));
+        });
+        if self.pool.submit(job).is_err() {
+            // Dropping the job answered the request.
+            tracing::error!(
+                opcode = %call.opcode,
+                ino = %call.ino,
+                "too many requests wait for the store: answered with EIO"
+            );
+        }
+    }
+
+    fn run_waiting<A: Answer, T>(
+        &self,
+        call: Call,
+        ticket: &Ticket,
+        mut answer: A,
+        run: impl Fn(&Filesystem, &Caller, &mut A) -> Result<T, FsError>,
+        finish: impl FnOnce(T, A),
+    ) {
+        self.parts.counters.add_waited();
+        let deadline = ticket.request.arrived.saturating_add(self.deadline);
+        let caller = call.caller(Fetch::Until(deadline));
+        for _ in 0..WAITING_TRIES_MAX {
+            if self.parts.clock.monotonic() >= deadline {
+                break;
+            }
+            match run(&self.fs, &caller, &mut answer) {
+                Ok(value) => return finish(value, answer),
+                Err(FsError::NotLocal(_)) => {}
+                Err(error) => return fail(call, answer, &error),
+            }
+        }
+        self.parts.counters.add_late();
+        tracing::error!(opcode = %call.opcode, ino = %call.ino, "not served in time: EIO");
+        answer.fail(Errno::EIO);
+    }
+
+    /// Counts a request and enters it into the table.
+    pub(super) fn begin(&self, call: &Call) -> Ticket {
+        self.parts.counters.add(call.opcode);
+        self.parts.in_flight.enter(call.unique, call.opcode, call.ino)
+    }
+
+    /// Runs `work`; a panic drops the answer in it, which sends `EIO`, and is logged.
+    fn guarded(&self, call: Call, work: impl FnOnce()) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+            log_panic(call.opcode, call.ino, panic.as_ref());
+        }
+    }
+}
+
+fn fail<A: Answer>(call: Call, answer: A, error: &FsError) {
+    if error.is_fault() {
+        tracing::error!(opcode = %call.opcode, ino = %call.ino, %error, "answered with EIO");
+    }
+    answer.fail(errno(error));
+}
+
+fn log_panic(opcode: Opcode, ino: Ino, panic: &(dyn std::any::Any + Send)) {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("unknown");
+    tracing::error!(%opcode, %ino, text, "a handler panicked: answered with EIO");
+}
