@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, ForgetOne, Generation,
-    INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::convert;
@@ -105,14 +105,6 @@ impl fuser::Filesystem for Adapter {
         if Prime::attr_of(ino).is_none() {
             self.server.run_unanswered(Opcode::Forget, |fs| fs.forget(Ino(ino.0), lookups));
         }
-    }
-
-    fn batch_forget(&self, _request: &Request, nodes: &[ForgetOne]) {
-        self.server.run_unanswered(Opcode::BatchForget, |fs| {
-            for node in nodes.iter().filter(|node| Prime::attr_of(node.nodeid()).is_none()) {
-                fs.forget(Ino(node.nodeid().0), node.nlookup());
-            }
-        });
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -403,14 +395,7 @@ impl fuser::Filesystem for Adapter {
         reply.ok();
     }
 
-    fn fsync(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        _: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn fsync(&self, request: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         let call = Call::new(request, Opcode::FSync, ino);
         self.server.serve_waiting(
             call,
@@ -470,14 +455,7 @@ impl fuser::Filesystem for Adapter {
         reply.ok();
     }
 
-    fn fsyncdir(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        _: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn fsyncdir(&self, request: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         let call = Call::new(request, Opcode::FSyncDir, ino);
         self.server.serve_waiting(
             call,

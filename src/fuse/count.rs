@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 macro_rules! opcodes {
     ($($name:ident = $text:literal,)*) => {
         /// Kinds of requests. INIT, INTERRUPT and kinds that fuser does not know are answered
-        /// by fuser and not counted.
+        /// by fuser and not counted; a BATCH_FORGET counts as its FORGETs.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[expect(missing_docs, reason = "the kernel's own names")]
         pub enum Opcode { $($name,)* }
@@ -27,7 +27,6 @@ macro_rules! opcodes {
 opcodes! {
     Lookup = "lookup",
     Forget = "forget",
-    BatchForget = "batch_forget",
     GetAttr = "getattr",
     SetAttr = "setattr",
     ReadLink = "readlink",
@@ -130,8 +129,7 @@ impl RequestCounts {
     /// Requests of all kinds, without FORGETs: nobody waits for those.
     #[must_use]
     pub fn total(&self) -> u64 {
-        let forgets = self.of(Opcode::Forget) + self.of(Opcode::BatchForget);
-        self.requests.iter().sum::<u64>() - forgets
+        self.requests.iter().sum::<u64>() - self.of(Opcode::Forget)
     }
 
     /// What came after `earlier` was read.

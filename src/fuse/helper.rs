@@ -4,7 +4,7 @@
 //! `/dev/fuse` open when we are killed, so nobody would ever answer it. A forked child that has
 //! closed every descriptor can block, and be left behind, without harm.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -20,6 +20,9 @@ const PRIME_MILLIS_MAX: u32 = 5_000;
 
 /// How long a child may take to unmount: it writes back what is dirty.
 const UNMOUNT_MILLIS_MAX: u32 = 120_000;
+
+/// How long a child may take to abort a connection.
+const ABORT_MILLIS_MAX: u32 = 10_000;
 
 /// How long a child may take to find a mount dead.
 const PROBE_MILLIS_MAX: u32 = 1_000;
@@ -52,6 +55,34 @@ pub(super) fn unmount(mountpoint: &Path, flags: i32) -> io::Result<()> {
         match unsafe { libc::umount2(path.as_ptr(), flags | libc::UMOUNT_NOFOLLOW) } {
             0 => 0,
             _ => nix::errno::Errno::last_raw(),
+        }
+    })
+}
+
+/// Aborts a connection by its number, through fusectl. Where that is not mounted (containers),
+/// the child mounts it for itself, in a mount namespace of its own.
+pub(super) fn abort(connection: u32) -> io::Result<()> {
+    const CONTROL: &CStr = c"/sys/fs/fuse/connections";
+    let file = CString::new(format!("/sys/fs/fuse/connections/{connection}/abort"))?;
+    run(ABORT_MILLIS_MAX, &|| {
+        // SAFETY: NUL-terminated paths; system calls only.
+        unsafe {
+            let mut fd = libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            if fd < 0 {
+                let none = std::ptr::null();
+                let own = libc::MS_REC | libc::MS_PRIVATE;
+                let kind = c"fusectl".as_ptr();
+                let is_mounted = libc::unshare(libc::CLONE_NEWNS) == 0
+                    && libc::mount(none, c"/".as_ptr(), none, own, none.cast()) == 0
+                    && libc::mount(kind, CONTROL.as_ptr(), kind, 0, none.cast()) == 0;
+                if is_mounted {
+                    fd = libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+                }
+            }
+            match libc::write(fd, c"1".as_ptr().cast(), 1) {
+                1 => 0,
+                _ => nix::errno::Errno::last_raw(),
+            }
         }
     })
 }

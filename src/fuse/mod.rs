@@ -4,12 +4,15 @@
 //! panics or the store hangs; the threads that read requests never wait for the store; this
 //! process never waits on its own mount. Must not know: where bytes live, or what a store is.
 
+mod adapter;
+mod convert;
 mod count;
 mod device;
 mod error;
 mod flight;
 mod helper;
 mod init;
+mod list;
 mod mount;
 mod mountinfo;
 mod mountpoint;
@@ -17,9 +20,11 @@ mod options;
 mod pool;
 mod prime;
 mod read_ahead;
+mod reply;
+mod serve;
 mod watchdog;
 
 pub use count::{Opcode, RequestCounts};
 pub use error::FuseError;
-pub use mount::Mounted;
+pub use mount::{Mounted, mount};
 pub use options::MountOptions;

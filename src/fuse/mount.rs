@@ -8,6 +8,7 @@ use std::thread;
 use fuser::{Config, Session, SessionACL};
 use parking_lot::{Condvar, Mutex};
 
+use super::adapter::Adapter;
 use super::count::{Counters, RequestCounts};
 use super::device::{self, Device};
 use super::error::FuseError;
@@ -19,6 +20,7 @@ use super::options::MountOptions;
 use super::prime::Prime;
 use super::read_ahead;
 use super::watchdog::{Aborter, Watchdog};
+use crate::fs::Filesystem;
 use crate::types::Clock;
 
 /// What a mount and its adapter share.
@@ -60,12 +62,20 @@ struct Served {
     ended: Condvar,
 }
 
-/// Mounts and serves in the background; returns when the mount is usable.
-pub(super) fn mount_adapter<A: fuser::Filesystem>(
-    adapter: A,
+/// Mounts `fs` and serves it in the background; returns when the mount is usable.
+///
+/// `clock` must be the filesystem's own: deadlines are times of its monotonic hand. Mounting
+/// and unmounting start short-lived child processes and wait for them.
+///
+/// # Errors
+/// The mountpoint does not suit, or the kernel refuses; nothing stays mounted.
+pub fn mount(
+    fs: Arc<Filesystem>,
     options: &MountOptions,
-    parts: Parts,
+    clock: Arc<dyn Clock>,
 ) -> Result<Mounted, FuseError> {
+    let parts = Parts::new(clock);
+    let adapter = Adapter::new(fs, options, parts.clone());
     let mountpoint = mountpoint::check(&options.mountpoint, options.allow_nonempty)?;
     let device = device::mount(&mountpoint, options)?;
     let by_helper = device.by_helper;
@@ -81,8 +91,8 @@ pub(super) fn mount_adapter<A: fuser::Filesystem>(
     }
 }
 
-fn serve<A: fuser::Filesystem>(
-    adapter: A,
+fn serve(
+    adapter: Adapter,
     device: Device,
     mountpoint: &Path,
     options: &MountOptions,
@@ -122,10 +132,7 @@ fn serve<A: fuser::Filesystem>(
     })
 }
 
-fn spawn_session<A: fuser::Filesystem>(
-    session: Session<A>,
-    served: Arc<Served>,
-) -> Result<(), FuseError> {
+fn spawn_session(session: Session<Adapter>, served: Arc<Served>) -> Result<(), FuseError> {
     let run = move || {
         // On an early end the descriptor is closed and the kernel answers for us.
         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| session.run())) {

@@ -1,7 +1,6 @@
 //! Ends a connection that is no longer answered: a request that waits for ever makes its caller
 //! unkillable, so the mount is given up first.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,13 +27,12 @@ impl Aborter {
         Aborter { mountpoint: mountpoint.to_owned(), connection }
     }
 
-    /// Aborts by fusectl, or where that is not mounted by a forced lazy unmount.
+    /// Aborts by fusectl, or where that is not allowed by a forced unmount.
     pub(super) fn abort(&self) -> io::Result<()> {
-        let control = format!("/sys/fs/fuse/connections/{}/abort", self.connection);
-        match fs::write(control, b"1") {
-            Ok(()) => Ok(()),
-            Err(_) => helper::unmount(&self.mountpoint, libc::MNT_FORCE | libc::MNT_DETACH),
-        }
+        helper::abort(self.connection).or_else(|error| {
+            tracing::debug!(%error, "no fusectl: forcing the unmount");
+            helper::unmount(&self.mountpoint, libc::MNT_FORCE | libc::MNT_DETACH)
+        })
     }
 }
 

@@ -1,0 +1,147 @@
+//! A workspace's filesystem mounted for one test. Whatever touches the mount runs in a child
+//! process: the test process serves it, and must not wait on itself.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+
+use dormouse::fs::Filesystem;
+use dormouse::fuse::{self, MountOptions, Mounted, Opcode, RequestCounts};
+use dormouse::types::SystemClock;
+use tempfile::TempDir;
+
+/// Longest time that one child may run, in seconds.
+const CHILD_SECS_MAX: u32 = 120;
+
+/// A mount that goes away with the test, however the test ends.
+pub struct Mount {
+    mounted: Mounted,
+    _directory: TempDir,
+}
+
+impl Mount {
+    pub fn new() -> Mount {
+        Mount::with(|_| {})
+    }
+
+    /// A mount with changed options.
+    pub fn with(change: impl FnOnce(&mut MountOptions)) -> Mount {
+        let clock = Arc::new(SystemClock::new());
+        Mount::of(Filesystem::stub(clock.clone()), clock, change)
+    }
+
+    pub fn of(
+        fs: Arc<Filesystem>,
+        clock: Arc<SystemClock>,
+        change: impl FnOnce(&mut MountOptions),
+    ) -> Mount {
+        let directory = TempDir::new().unwrap();
+        let mountpoint = directory.path().join("mount");
+        std::fs::create_dir(&mountpoint).unwrap();
+        let mut options = MountOptions::new(&mountpoint, "test");
+        change(&mut options);
+        let mounted = fuse::mount(fs, &options, clock).unwrap();
+        Mount { mounted, _directory: directory }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.mounted.mountpoint()
+    }
+
+    pub fn mounted(&self) -> &Mounted {
+        &self.mounted
+    }
+
+    pub fn counts(&self) -> RequestCounts {
+        self.mounted.request_counts()
+    }
+
+    /// A child that runs a shell script inside the mount.
+    pub fn shell(&self, script: &str) -> Command {
+        self.command("sh", "set -eu\ncd \"$MOUNT\"\n", script)
+    }
+
+    /// A child that runs a Python script inside the mount.
+    pub fn python(&self, script: &str) -> Command {
+        let prelude = "import os, sys, errno, stat, time, subprocess\n\
+             def fails(code, call, *args, **named):\n\
+             \x20   try: call(*args, **named)\n\
+             \x20   except OSError as error:\n\
+             \x20       assert error.errno == code, (errno.errorcode[error.errno], call, args)\n\
+             \x20   else: raise AssertionError(('succeeded', call, args))\n\
+             os.chdir(os.environ['MOUNT'])\n";
+        self.command("/usr/bin/python3", prelude, script)
+    }
+
+    fn command(&self, program: &str, prelude: &str, script: &str) -> Command {
+        let mut command = Command::new("timeout");
+        command
+            .args(["-k", "5", &CHILD_SECS_MAX.to_string(), program, "-c"])
+            .arg(format!("{prelude}{script}"))
+            .env("MOUNT", self.path())
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs a shell script inside the mount; it must succeed. Gives what it printed.
+    #[track_caller]
+    pub fn sh(&self, script: &str) -> String {
+        checked(self.shell(script).output().unwrap())
+    }
+
+    /// Runs a Python script inside the mount; it must succeed. Gives what it printed.
+    #[track_caller]
+    pub fn py(&self, script: &str) -> String {
+        checked(self.python(script).output().unwrap())
+    }
+
+    /// Requests that a shell script costs.
+    #[track_caller]
+    pub fn cost(&self, script: &str) -> RequestCounts {
+        let before = self.counts();
+        self.sh(script);
+        self.counts().since(&before)
+    }
+}
+
+#[track_caller]
+pub fn checked(output: Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{text}{errors}", output.status);
+    text
+}
+
+/// Requests of some kinds.
+pub fn sum(counts: &RequestCounts, opcodes: &[Opcode]) -> u64 {
+    opcodes.iter().map(|&opcode| counts.of(opcode)).sum()
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // A test that failed may have left processes inside: a lazy unmount alone would leave
+        // them with a filesystem, and an abort alone would leave the dead mount.
+        if self.mounted.unmount(false).is_err() {
+            let _ = self.mounted.abort();
+            let _ = self.mounted.unmount(true);
+        }
+    }
+}
+
+/// Names of the kind that no text editor makes.
+pub fn mount_line(path: &Path) -> Option<String> {
+    let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    table.lines().find(|line| line.split(' ').nth(1) == Some(&path)).map(str::to_owned)
+}
+
+/// A directory of the local disk for what must not be in the mount.
+pub fn outside() -> (TempDir, PathBuf) {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().to_owned();
+    (directory, path)
+}
