@@ -220,7 +220,9 @@ impl fuser::Filesystem for Adapter {
         self.server.serve(
             call,
             reply,
-            move |fs, caller, _| fs.unlink(caller, call.ino, checked(&child)?),
+            move |fs, caller, _| {
+                fs.unlink(caller, At { directory: call.ino, name: checked(&child)? })
+            },
             |(), reply| reply.ok(),
         );
     }
@@ -231,7 +233,9 @@ impl fuser::Filesystem for Adapter {
         self.server.serve(
             call,
             reply,
-            move |fs, caller, _| fs.rmdir(caller, call.ino, checked(&child)?),
+            move |fs, caller, _| {
+                fs.rmdir(caller, At { directory: call.ino, name: checked(&child)? })
+            },
             |(), reply| reply.ok(),
         );
     }
@@ -362,7 +366,7 @@ impl fuser::Filesystem for Adapter {
             move |fs, caller, _| {
                 let written = fs.write(caller, call.ino, offset, &data, kill_priv)?;
                 if is_sync {
-                    fs.fsync(call.ino)?;
+                    fs.fsync(caller, call.ino)?;
                 }
                 Ok(written)
             },
@@ -400,7 +404,7 @@ impl fuser::Filesystem for Adapter {
         self.server.serve_waiting(
             call,
             reply,
-            move |fs, _, _| fs.fsync(call.ino),
+            move |fs, caller, _| fs.fsync(caller, call.ino),
             |(), reply| reply.ok(),
         );
     }
@@ -460,14 +464,14 @@ impl fuser::Filesystem for Adapter {
         self.server.serve_waiting(
             call,
             reply,
-            move |fs, _, _| fs.fsync(call.ino),
+            move |fs, caller, _| fs.fsync(caller, call.ino),
             |(), reply| reply.ok(),
         );
     }
 
     fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
         let call = Call::new(request, Opcode::StatFs, ino);
-        self.server.serve(call, reply, |fs, _, _| fs.statfs(), convert::send_statfs);
+        self.server.serve(call, reply, |fs, caller, _| fs.statfs(caller), convert::send_statfs);
     }
 
     fn setxattr(
@@ -490,7 +494,8 @@ impl fuser::Filesystem for Adapter {
             call,
             reply,
             move |fs, caller, _| {
-                fs.setxattr(caller, call.ino, &attribute, &value, mode.ok_or(FsError::Invalid)?)
+                let mode = mode.ok_or(FsError::Invalid)?;
+                fs.setxattr(caller, call.ino, (&attribute, &value), mode)
             },
             |(), reply| reply.ok(),
         );
@@ -551,17 +556,17 @@ impl fuser::Filesystem for Adapter {
         child: &OsStr,
         mode: u32,
         umask: u32,
-        _: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
         let call = Call::new(request, Opcode::Create, parent).umask(umask);
-        let child = name(child);
+        let (child, is_exclusive) = (name(child), flags & libc::O_EXCL != 0);
         self.server.serve(
             call,
             reply,
             move |fs, caller, _| {
                 let at = At { directory: call.ino, name: checked(&child)? };
-                fs.create(caller, at, mode & 0o7777)
+                fs.create(caller, at, mode & 0o7777, is_exclusive)
             },
             |entry, reply| {
                 let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
@@ -587,7 +592,8 @@ impl fuser::Filesystem for Adapter {
             call,
             reply,
             move |fs, caller, _| {
-                fs.fallocate(caller, call.ino, offset, len, mode.ok_or(FsError::Unsupported)?)
+                let mode = mode.ok_or(FsError::Unsupported)?;
+                fs.fallocate(caller, call.ino, (offset, len), mode)
             },
             |(), reply| reply.ok(),
         );

@@ -203,7 +203,7 @@ impl Server {
 }
 
 fn fail<A: Answer>(call: Call, answer: A, error: &FsError) {
-    if error.is_fault() {
+    if error.is_unexpected() {
         tracing::error!(opcode = %call.opcode, ino = %call.ino, %error, "answered with EIO");
     }
     answer.fail(errno(error));
