@@ -174,7 +174,10 @@ pub fn lease(options: &ResumeOptions, local: &Local) -> Lease {
 impl Tally {
     /// Counts a seal that ended at `now` after `took`.
     pub fn note_seal(
-        &mut self, result: &Result<Receipt, WorkspaceError>, now: Duration, took: Duration,
+        &mut self,
+        result: &Result<Receipt, WorkspaceError>,
+        now: Duration,
+        took: Duration,
     ) {
         match result {
             Ok(receipt) => {

@@ -5,16 +5,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::chunks::Fetch;
 use crate::format::head_key;
 use crate::remote::RemoteError;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::WorkspaceError;
 use super::active::{Active, Fenced};
 use super::head::NextHead;
 use super::seal::Reason;
 use super::settle::Which;
-use super::WorkspaceError;
 
 /// How often the threads look.
 const TICK: Duration = Duration::from_millis(500);
@@ -72,7 +72,10 @@ impl Threads {
     }
 
     fn spawn(
-        &mut self, name: &str, stopped: &Receiver<()>, active: &Arc<Active>,
+        &mut self,
+        name: &str,
+        stopped: &Receiver<()>,
+        active: &Arc<Active>,
         run: fn(&Receiver<()>, &Active),
     ) -> std::io::Result<()> {
         let (stopped, active) = (stopped.clone(), Arc::clone(active));
@@ -242,4 +245,3 @@ impl Active {
         self.settle(&mut self.settling.lock(), which, fetch)
     }
 }
-

@@ -42,7 +42,10 @@ impl Cutter<'_> {
     /// Makes the chunks of the piece `key` with these extents. None if staged bytes are gone: the
     /// piece was changed since its extents were read (never while a cut holds them).
     pub fn cut(
-        &self, key: PieceKey, captured: Extents, fetch: Fetch,
+        &self,
+        key: PieceKey,
+        captured: Extents,
+        fetch: Fetch,
     ) -> Result<Option<Draft>, WorkspaceError> {
         if !plan::is_piece(key.1, &captured) {
             return Err(WorkspaceError::Corrupt {
@@ -65,7 +68,10 @@ impl Cutter<'_> {
 
     /// The bytes of a chunk-to-be; holes are zeros.
     fn read(
-        &self, chunk: &ChunkPlan, extents: &Extents, fetch: Fetch,
+        &self,
+        chunk: &ChunkPlan,
+        extents: &Extents,
+        fetch: Fetch,
     ) -> Result<Option<Vec<u8>>, WorkspaceError> {
         let mut plain = vec![0; (chunk.end - chunk.start).min(PIECE_LEN) as usize];
         let inside = |(offset, extent): &&(u64, Extent)| {
@@ -82,7 +88,10 @@ impl Cutter<'_> {
     }
 
     fn read_extent(
-        &self, extent: &Extent, target: &mut [u8], fetch: Fetch,
+        &self,
+        extent: &Extent,
+        target: &mut [u8],
+        fetch: Fetch,
     ) -> Result<bool, WorkspaceError> {
         match extent.source {
             Source::Staged(at) => match self.local.read_staged(at, target) {
@@ -108,7 +117,9 @@ impl Cutter<'_> {
 impl Draft {
     /// The piece's new extents, if all its chunks are in the store.
     pub fn region(
-        &self, from: u64, slot_of: impl Fn(&ChunkId) -> Option<PackSlot>,
+        &self,
+        from: u64,
+        slot_of: impl Fn(&ChunkId) -> Option<PackSlot>,
     ) -> Option<SettledRegion> {
         let mut sealed = self.kept.clone();
         for (chunk, id) in &self.chunks {
@@ -116,9 +127,10 @@ impl Draft {
             for (start, len) in &chunk.runs {
                 // Within a piece of 256 KiB.
                 let within = (start - chunk.start) as u32;
-                sealed.push((*start, Extent { len: *len, source: Source::Chunk {
-                    id: *id, within, slot,
-                } }));
+                sealed.push((
+                    *start,
+                    Extent { len: *len, source: Source::Chunk { id: *id, within, slot } },
+                ));
             }
         }
         sealed.sort_by_key(|(offset, _)| *offset);

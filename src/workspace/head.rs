@@ -98,9 +98,11 @@ pub fn decode(name: &WorkspaceName, object: &Object) -> Result<ReadHead, Workspa
         let cause = format!("it is the head of {}", head.workspace);
         return Err(WorkspaceError::Corrupt { what, cause });
     }
-    let age = object.meta.store_now.zip(object.meta.last_modified).map(|(now, written)| {
-        Duration::from_secs(now.seconds_since(written))
-    });
+    let age = object
+        .meta
+        .store_now
+        .zip(object.meta.last_modified)
+        .map(|(now, written)| Duration::from_secs(now.seconds_since(written)));
     Ok(ReadHead { head, version: object.meta.version.clone(), age })
 }
 
@@ -118,7 +120,10 @@ pub fn read(remote: &Remote, name: &WorkspaceName) -> Result<Option<ReadHead>, W
 /// by this writer under the same epoch (an earlier swap whose answer was lost), it is replaced; if
 /// it is still the version that we came from, the write was not applied, and is tried again.
 pub fn swap(
-    remote: &Remote, from: Option<Version>, next: &NextHead, me: CacheId,
+    remote: &Remote,
+    from: Option<Version>,
+    next: &NextHead,
+    me: CacheId,
 ) -> Result<Swapped, WorkspaceError> {
     let name = &next.0.workspace;
     let malformed = |cause| WorkspaceError::format(&head_key(name), cause);

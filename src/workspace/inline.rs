@@ -40,7 +40,11 @@ pub fn collect(chunks: &Chunks, tree: &Tree, fetch: Fetch) -> Result<Inline, Wor
 
 impl Inline {
     fn add_path(
-        &mut self, chunks: &Chunks, tree: &Tree, key: &Key, fetch: Fetch,
+        &mut self,
+        chunks: &Chunks,
+        tree: &Tree,
+        key: &Key,
+        fetch: Fetch,
     ) -> Result<(), WorkspaceError> {
         if self.full {
             return Ok(());

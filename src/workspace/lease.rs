@@ -58,7 +58,9 @@ impl Acquire<'_> {
     /// Takes the lease: one conditional PUT, more only if the head changes meanwhile. `accept`
     /// looks at each head before it is taken (has it diverged from the local state?).
     pub fn run(
-        &self, remote: &Remote, found: Option<ReadHead>,
+        &self,
+        remote: &Remote,
+        found: Option<ReadHead>,
         accept: &dyn Fn(&Head) -> Result<(), WorkspaceError>,
     ) -> Result<Acquired, WorkspaceError> {
         let me: CacheId = self.lease.holder;

@@ -71,16 +71,19 @@ impl Workspace {
     /// Opens the workspace and takes its lease (unless read-only): two dependent round trips,
     /// GETs of head and format together, then one conditional PUT of the head.
     pub fn resume(
-        remote: Arc<Remote>, clock: Arc<dyn Clock>, options: &ResumeOptions,
+        remote: Arc<Remote>,
+        clock: Arc<dyn Clock>,
+        options: &ResumeOptions,
     ) -> Result<Workspace, WorkspaceError> {
         let active = Arc::new(resume::resume(remote, clock, options)?);
         if options.upkeep.prefetch {
             active.chunks.prefetch_trees(&active.mount.lock().base_packs);
         }
         let threads = match options.upkeep.threads {
-            true => Some(Threads::start(&active).map_err(|cause| WorkspaceError::NoThreads {
-                cause: cause.to_string(),
-            })?),
+            true => Some(
+                Threads::start(&active)
+                    .map_err(|cause| WorkspaceError::NoThreads { cause: cause.to_string() })?,
+            ),
             false => {
                 active.recover();
                 None
@@ -135,7 +138,9 @@ impl Workspace {
     /// store can't be reached, it is tried again until then; none: one try. Dirty pages that the
     /// kernel still has are not here yet: unmount, or `syncfs` the mount, before.
     pub fn hibernate(
-        &self, until: Option<Duration>, watch: &mut Watch<'_>,
+        &self,
+        until: Option<Duration>,
+        watch: &mut Watch<'_>,
     ) -> Result<Receipt, WorkspaceError> {
         self.active.progress.allow();
         if !self.active.options.writable() {
@@ -205,7 +210,9 @@ impl Workspace {
 
     /// Runs `work` on a thread of its own while `watch` looks on.
     fn watched<T: Send>(
-        &self, watch: &mut Watch<'_>, work: impl FnOnce() -> Result<T, WorkspaceError> + Send,
+        &self,
+        watch: &mut Watch<'_>,
+        work: impl FnOnce() -> Result<T, WorkspaceError> + Send,
     ) -> Result<T, WorkspaceError> {
         let progress = &self.active.progress;
         std::thread::scope(|scope| {
@@ -214,7 +221,9 @@ impl Workspace {
                 let _ended = ended;
                 work()
             });
-            while end.recv_timeout(WATCH_INTERVAL) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+            while end.recv_timeout(WATCH_INTERVAL)
+                == Err(crossbeam_channel::RecvTimeoutError::Timeout)
+            {
                 if watch(&progress.view()).is_break() {
                     progress.cancel();
                 }

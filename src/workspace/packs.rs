@@ -42,7 +42,11 @@ pub fn info(pack: &Durable<PackId>) -> PackInfo {
 impl Active {
     /// Merges `changes` into `base`, whose packs are `listed`. None if nothing changes.
     pub fn write_tree(
-        &self, base: &Tree, listed: Vec<PackInfo>, mut changes: NewRecords<'_, '_>, fetch: Fetch,
+        &self,
+        base: &Tree,
+        listed: Vec<PackInfo>,
+        mut changes: NewRecords<'_, '_>,
+        fetch: Fetch,
     ) -> Result<Option<NewTree>, WorkspaceError> {
         let mut writer = self.chunks.tree_writer();
         let merged = base.merge(&mut changes, &mut writer, fetch)?;
@@ -68,14 +72,19 @@ impl Active {
     }
 
     fn live_bytes(
-        &self, new: &NewTree, fetch: Fetch,
+        &self,
+        new: &NewTree,
+        fetch: Fetch,
     ) -> Result<BTreeMap<PackId, u64>, WorkspaceError> {
         Ok(Tree::new(self.chunks.clone(), new.root).pack_bytes(fetch)?)
     }
 
     /// Writes what lives in these packs into new ones.
     fn relocate(
-        &self, new: &mut NewTree, poor: &HashSet<PackId>, fetch: Fetch,
+        &self,
+        new: &mut NewTree,
+        poor: &HashSet<PackId>,
+        fetch: Fetch,
     ) -> Result<(), WorkspaceError> {
         let mut writer = self.chunks.tree_writer();
         let moved = Tree::new(self.chunks.clone(), new.root).relocate(poor, &mut writer, fetch)?;

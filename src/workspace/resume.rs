@@ -47,7 +47,9 @@ enum Fit {
 
 /// Opens the local directory, reads head and format at the same time, takes the lease.
 pub fn resume(
-    remote: Arc<Remote>, clock: Arc<dyn Clock>, options: &ResumeOptions,
+    remote: Arc<Remote>,
+    clock: Arc<dyn Clock>,
+    options: &ResumeOptions,
 ) -> Result<Active, WorkspaceError> {
     let wanted = vec![(head_key(&options.name), None), (FORMAT_KEY.to_owned(), None)];
     let (answers, local) = std::thread::scope(|scope| {
@@ -83,13 +85,16 @@ fn required(answer: Option<Result<Object, RemoteError>>) -> Result<Object, Remot
 
 /// The directory's memory, if it is of this workspace in this store; none in a new directory.
 fn own_state(
-    local: &Local, format: &StoreFormat, options: &ResumeOptions,
+    local: &Local,
+    format: &StoreFormat,
+    options: &ResumeOptions,
 ) -> Result<Option<LocalState>, WorkspaceError> {
     let state = LocalState::load(local)?;
     let ours = format!("workspace {} of store {}", options.name, store_id(&format.store_id));
     match &state {
         Some(state) => {
-            let theirs = format!("workspace {} of store {}", state.workspace, store_id(&state.store));
+            let theirs =
+                format!("workspace {} of store {}", state.workspace, store_id(&state.store));
             if theirs == ours {
                 return Ok(Some(state.clone()));
             }
@@ -197,7 +202,9 @@ impl Begin<'_> {
     }
 
     fn fit(
-        &self, snapshot: Option<SnapshotId>, host: Option<String>,
+        &self,
+        snapshot: Option<SnapshotId>,
+        host: Option<String>,
     ) -> Result<Fit, WorkspaceError> {
         match &self.state {
             Some(state) if state.fits(snapshot) => Ok(Fit::Same),
@@ -242,7 +249,11 @@ impl Begin<'_> {
         let writable = self.options.writable();
         let fs_options = FsOptions { read_only: !writable, ..self.options.fs.clone() };
         let fs = Filesystem::new(
-            Arc::clone(&namespace), Arc::clone(&chunks), Arc::clone(&local), &fs_options, clock,
+            Arc::clone(&namespace),
+            Arc::clone(&chunks),
+            Arc::clone(&local),
+            &fs_options,
+            clock,
         );
         if writable && start.head.root.is_none() {
             make_root(&fs, &namespace, self.options)?;
@@ -255,7 +266,10 @@ impl Begin<'_> {
             epoch: state.epoch,
             clock: self.clock,
             remote: self.remote,
-            local, chunks, namespace, fs,
+            local,
+            chunks,
+            namespace,
+            fs,
             progress: Arc::new(Progress::default()),
             sealing: Mutex::default(),
             settling: Mutex::default(),
@@ -278,7 +292,9 @@ impl Begin<'_> {
 
 /// The root directory of a new workspace, unless an earlier mount made it already.
 fn make_root(
-    fs: &Filesystem, namespace: &Namespace, options: &ResumeOptions,
+    fs: &Filesystem,
+    namespace: &Namespace,
+    options: &ResumeOptions,
 ) -> Result<(), WorkspaceError> {
     if namespace.get(&Key::attr(Ino::ROOT), Fetch::LocalOnly)?.is_some() {
         return Ok(());
@@ -291,7 +307,9 @@ fn make_root(
 
 /// Decodes a snapshot whose bytes must have this id.
 pub fn decode_snapshot(
-    key: &str, id: SnapshotId, bytes: &[u8],
+    key: &str,
+    id: SnapshotId,
+    bytes: &[u8],
 ) -> Result<Snapshot, WorkspaceError> {
     if Snapshot::id(bytes) != id {
         let cause = String::from("its bytes do not have the hash in its name");
@@ -310,9 +328,8 @@ fn drop_overlay(local: &Local) -> Result<(), WorkspaceError> {
         let Some((last, _)) = slots.last() else { return Ok(()) };
         from = last.successor().as_bytes().to_vec();
         let counters = Key::local("namespace/counters");
-        let dropped = |key: &Key| {
-            *key == counters || !matches!(key.parts(), Some(KeyParts::Local(_)))
-        };
+        let dropped =
+            |key: &Key| *key == counters || !matches!(key.parts(), Some(KeyParts::Local(_)));
         let slots: Vec<_> = slots.into_iter().filter(|(key, _)| dropped(key)).collect();
         local.drop_clean(&slots)?;
     }

@@ -73,7 +73,9 @@ impl Active {
     }
 
     fn seal_changes(
-        &self, reason: Reason, settling: &mut Settling,
+        &self,
+        reason: Reason,
+        settling: &mut Settling,
     ) -> Result<Receipt, WorkspaceError> {
         let fetch = self.fetch();
         self.progress.begin(self.unsynced_bytes().0);
@@ -106,7 +108,10 @@ impl Active {
 
     /// Packs what the view holds. None if its tree is the base's.
     fn seal_cut(
-        &self, view: &CutView<'_>, settling: &mut Settling, fetch: Fetch,
+        &self,
+        view: &CutView<'_>,
+        settling: &mut Settling,
+        fetch: Fetch,
     ) -> Result<Option<Sealed>, WorkspaceError> {
         crash_point("seal.cut");
         let drafts = self.draft_cut(view, settling, fetch)?;
@@ -134,7 +139,10 @@ impl Active {
 
     /// Cuts the view's staged pieces, but for those that settling has cut just so.
     fn draft_cut(
-        &self, view: &CutView<'_>, settling: &mut Settling, fetch: Fetch,
+        &self,
+        view: &CutView<'_>,
+        settling: &mut Settling,
+        fetch: Fetch,
     ) -> Result<Drafts, WorkspaceError> {
         let cutter = Cutter { local: &self.local, chunks: &self.chunks };
         let orphans = view.orphans(fetch)?;
@@ -142,9 +150,8 @@ impl Active {
         let mut drafts = Drafts::new();
         for key in staged_pieces(view, &orphans)? {
             self.progress.check()?;
-            let captured = read_extents(key, |from, to, limit| {
-                Ok(view.range(from, to, limit, fetch)?)
-            })?;
+            let captured =
+                read_extents(key, |from, to, limit| Ok(view.range(from, to, limit, fetch)?))?;
             let draft = match settled.remove(&key) {
                 Some(draft) if draft.captured == captured => draft,
                 _ => cutter.cut(key, captured, fetch)?.ok_or_else(|| WorkspaceError::Corrupt {
@@ -181,7 +188,9 @@ impl Active {
     }
 
     fn exchange_file(
-        &self, (ino, regions): &(Ino, Vec<SettledRegion>), fetch: Fetch,
+        &self,
+        (ino, regions): &(Ino, Vec<SettledRegion>),
+        fetch: Fetch,
     ) -> Result<(), WorkspaceError> {
         if !regions.is_empty() {
             self.fs.commit_settled(*ino, regions, Stale::Shadow, fetch)?;
@@ -191,7 +200,10 @@ impl Active {
 
     /// Puts the snapshot into the store and into the head, and the new base under the overlay.
     fn publish(
-        &self, sealed: Sealed, reason: Reason, fetch: Fetch,
+        &self,
+        sealed: Sealed,
+        reason: Reason,
+        fetch: Fetch,
     ) -> Result<Receipt, WorkspaceError> {
         let data_packs = self.mount.lock().unlisted.clone();
         if reason == Reason::Hibernate {
@@ -230,7 +242,9 @@ impl Active {
 
     /// Asks the store for every pack of this seal once more.
     fn confirm(
-        &self, sealed: &Sealed, data_packs: &[Durable<PackId>],
+        &self,
+        sealed: &Sealed,
+        data_packs: &[Durable<PackId>],
     ) -> Result<(), WorkspaceError> {
         let packs: Vec<_> = data_packs.iter().chain(&sealed.tree.written).cloned().collect();
         self.chunks.confirm(&packs).map_err(|error| {
@@ -243,7 +257,10 @@ impl Active {
     }
 
     fn snapshot(
-        &self, sealed: &Sealed, data_packs: &[Durable<PackId>], reason: Reason,
+        &self,
+        sealed: &Sealed,
+        data_packs: &[Durable<PackId>],
+        reason: Reason,
     ) -> Snapshot {
         let mount = self.mount.lock();
         Snapshot {
@@ -264,9 +281,7 @@ impl Active {
 
     /// Notes locally that the head may hold this snapshot soon, syncs, and stores it. After a
     /// crash the note tells that such a head is our own work (`LocalState::fits`).
-    fn put_snapshot(
-        &self, snapshot: &Snapshot,
-    ) -> Result<Durable<SnapshotRef>, WorkspaceError> {
+    fn put_snapshot(&self, snapshot: &Snapshot) -> Result<Durable<SnapshotRef>, WorkspaceError> {
         let bytes = snapshot.encode().map_err(|e| WorkspaceError::format("snapshot", e))?;
         let id = Snapshot::id(&bytes);
         let key = snapshot.key(&id);
@@ -283,7 +298,11 @@ impl Active {
     }
 
     fn next_head(
-        &self, sealed: &Sealed, tree: &Tree, reason: Reason, fetch: Fetch,
+        &self,
+        sealed: &Sealed,
+        tree: &Tree,
+        reason: Reason,
+        fetch: Fetch,
     ) -> Result<Head, WorkspaceError> {
         let inline = super::inline::collect(&self.chunks, tree, fetch)?;
         let lease = (reason == Reason::Checkpoint).then(|| self.lease());
@@ -302,7 +321,11 @@ impl Active {
 
     /// The overlay lies on the new tree from here on.
     fn rebase(
-        &self, tree: Tree, sealed: &Sealed, snapshot: &Snapshot, id: SnapshotId,
+        &self,
+        tree: Tree,
+        sealed: &Sealed,
+        snapshot: &Snapshot,
+        id: SnapshotId,
     ) -> Result<(), WorkspaceError> {
         let mut mount = self.mount.lock();
         mount.state.base = Some(id);

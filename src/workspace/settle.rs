@@ -80,7 +80,10 @@ impl Active {
     /// Cuts the files that are due and exchanges the extents of pieces whose chunks are stored.
     /// Returns how many files were cut. Waits while too much is on its way to the store.
     pub fn settle(
-        &self, settling: &mut Settling, which: Which, fetch: Fetch,
+        &self,
+        settling: &mut Settling,
+        which: Which,
+        fetch: Fetch,
     ) -> Result<u64, WorkspaceError> {
         self.exchange_stored(settling, fetch)?;
         let now = self.clock.monotonic();
@@ -88,8 +91,8 @@ impl Active {
         settling.seen.retain(|ino, _| dirty.iter().any(|file| file.ino == *ino));
         let mut cut = 0;
         for file in dirty {
-            let due = which == Which::All
-                || settling.takes(&file, now, self.options.upkeep.quiet_period);
+            let due =
+                which == Which::All || settling.takes(&file, now, self.options.upkeep.quiet_period);
             if !due {
                 continue;
             }
@@ -106,7 +109,10 @@ impl Active {
 
     /// Cuts a file's staged pieces, but for those whose draft is still right.
     fn settle_file(
-        &self, drafts: &mut Drafts, ino: Ino, fetch: Fetch,
+        &self,
+        drafts: &mut Drafts,
+        ino: Ino,
+        fetch: Fetch,
     ) -> Result<(), WorkspaceError> {
         let cutter = Cutter { local: &self.local, chunks: &self.chunks };
         for from in self.staged_pieces_of(ino)? {
@@ -152,9 +158,7 @@ impl Active {
     }
 
     /// Exchanges the extents of pieces whose chunks are stored by now.
-    fn exchange_stored(
-        &self, settling: &mut Settling, fetch: Fetch,
-    ) -> Result<(), WorkspaceError> {
+    fn exchange_stored(&self, settling: &mut Settling, fetch: Fetch) -> Result<(), WorkspaceError> {
         let stored = self.chunks.stats().data_packs_stored;
         // Chunks that were there before need no pack: look at those at once, too.
         if settling.drafts.is_empty() || stored == settling.packs_seen && stored != 0 {
@@ -195,9 +199,7 @@ impl Active {
 /// Reads all extents of a piece through `range`.
 pub fn read_extents(
     (ino, from): PieceKey,
-    mut range: impl FnMut(
-        &Key, &Key, usize,
-    ) -> Result<Vec<(Key, bytes::Bytes)>, WorkspaceError>,
+    mut range: impl FnMut(&Key, &Key, usize) -> Result<Vec<(Key, bytes::Bytes)>, WorkspaceError>,
 ) -> Result<Extents, WorkspaceError> {
     let end = Key::extent(ino, from + PIECE_LEN);
     let mut start = Key::extent(ino, from);

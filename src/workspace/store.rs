@@ -69,9 +69,7 @@ impl Store {
     /// Makes a store at an empty address: checks that the store honours conditional writes, then
     /// writes the format object with a new id and secret. Where there is a store already, it is
     /// opened; the flag says whether it was made now.
-    pub fn init(
-        remote: Arc<Remote>, clock: &dyn Clock,
-    ) -> Result<(Store, bool), WorkspaceError> {
+    pub fn init(remote: Arc<Remote>, clock: &dyn Clock) -> Result<(Store, bool), WorkspaceError> {
         match Store::open(Arc::clone(&remote)) {
             Ok(store) => return Ok((store, false)),
             Err(WorkspaceError::NoStore) => {}
@@ -160,7 +158,9 @@ impl Store {
 
     /// The snapshot with this id, this unique beginning of an id, or `latest`.
     pub fn find_snapshot(
-        &self, name: &WorkspaceName, text: &str,
+        &self,
+        name: &WorkspaceName,
+        text: &str,
     ) -> Result<SnapshotId, WorkspaceError> {
         let none = || WorkspaceError::NoSnapshot { name: name.clone(), id: text.to_owned() };
         let head = self.head(name)?;
@@ -183,9 +183,7 @@ impl Store {
 }
 
 /// Decodes the answer to a GET of the format object.
-pub fn decode_format(
-    answer: Result<Object, RemoteError>,
-) -> Result<StoreFormat, WorkspaceError> {
+pub fn decode_format(answer: Result<Object, RemoteError>) -> Result<StoreFormat, WorkspaceError> {
     match answer {
         Ok(object) => StoreFormat::decode(&object.bytes)
             .map_err(|cause| WorkspaceError::format(FORMAT_KEY, cause)),
@@ -208,7 +206,8 @@ pub fn condition_style(format: &StoreFormat) -> Result<ConditionStyle, Workspace
 
 /// Keys of a workspace's snapshots with what their names say, oldest first: one listing.
 pub fn snapshot_keys(
-    remote: &Remote, name: &WorkspaceName,
+    remote: &Remote,
+    name: &WorkspaceName,
 ) -> Result<Vec<(String, SnapshotName)>, WorkspaceError> {
     let prefix = snapshots_prefix(name);
     let listed = remote.list(&prefix)?;
@@ -228,9 +227,8 @@ pub fn created(snapshot: &SnapshotRef) -> Option<Time> {
 
 fn workspace_info(found: &ReadHead) -> WorkspaceInfo {
     let head = &found.head;
-    let expired = |lease: &Lease| {
-        found.age.is_some_and(|age| age.as_secs() >= u64::from(lease.ttl_secs))
-    };
+    let expired =
+        |lease: &Lease| found.age.is_some_and(|age| age.as_secs() >= u64::from(lease.ttl_secs));
     WorkspaceInfo {
         name: head.workspace.to_string(),
         snapshot: head.snapshot.as_ref().map(|snapshot| snapshot.id.to_string()),
@@ -243,9 +241,7 @@ fn workspace_info(found: &ReadHead) -> WorkspaceInfo {
     }
 }
 
-fn snapshot_info(
-    snapshot: &Snapshot, id: SnapshotId, newest: Option<SnapshotId>,
-) -> SnapshotInfo {
+fn snapshot_info(snapshot: &Snapshot, id: SnapshotId, newest: Option<SnapshotId>) -> SnapshotInfo {
     SnapshotInfo {
         id: id.to_string(),
         created: snapshot.created.secs,

@@ -122,7 +122,8 @@ fn is_staged_record(key: &Key, value: &[u8]) -> bool {
 
 /// Pieces of the cut that hold staged bytes, by inode and start, in order; but for the orphans'.
 pub fn staged_pieces(
-    view: &CutView<'_>, orphans: &HashSet<Ino>,
+    view: &CutView<'_>,
+    orphans: &HashSet<Ino>,
 ) -> Result<Vec<(Ino, u64)>, NamespaceError> {
     let mut pieces = Vec::new();
     for next in Records::new(view) {

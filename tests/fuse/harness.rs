@@ -5,18 +5,83 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use dormouse::fs::Filesystem;
+use dormouse::chunks::{ChunkOptions, Chunks, Fetch};
+use dormouse::format::HashKeys;
+use dormouse::fs::{Caller, Filesystem, FsOptions};
 use dormouse::fuse::{self, MountOptions, Mounted, Opcode, RequestCounts};
-use dormouse::types::SystemClock;
+use dormouse::local::{Local, LocalOptions};
+use dormouse::namespace::{Base, Counters, Namespace};
+use dormouse::remote::{MemoryStore, ObjectStore, Remote, RemoteOptions};
+use dormouse::tree::Tree;
+use dormouse::types::{Clock, Ino, SystemClock};
 use tempfile::TempDir;
 
 /// Longest time that one child may run, in seconds.
 const CHILD_SECS_MAX: u32 = 120;
 
+/// The layers below a mount, on a temporary directory and a store in memory.
+pub struct Stack {
+    pub fs: Arc<Filesystem>,
+    pub chunks: Arc<Chunks>,
+    pub local: Arc<Local>,
+    pub clock: Arc<dyn Clock>,
+    directory: TempDir,
+}
+
+impl Stack {
+    pub fn new() -> Stack {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        Stack::over(Arc::new(MemoryStore::new(Arc::clone(&clock))), clock)
+    }
+
+    pub fn over(store: Arc<dyn ObjectStore>, clock: Arc<dyn Clock>) -> Stack {
+        let directory = TempDir::new().unwrap();
+        let clock = || Arc::clone(&clock);
+        let cache = directory.path().join("cache");
+        let local = Arc::new(Local::open(&cache, &LocalOptions::default(), clock()).unwrap());
+        let remote = Remote::from_store(store, &RemoteOptions::default(), clock()).unwrap();
+        let keys = HashKeys::new(&[7; 32]);
+        let options = ChunkOptions::default();
+        let chunks = Chunks::new(Arc::clone(&local), remote, keys.clone(), options, clock());
+        let base = Base { tree: Tree::empty(Arc::clone(&chunks)), next_ino: Ino(2) };
+        let counters = Counters { inodes: 0, bytes: 0 };
+        let namespace = Namespace::open(Arc::clone(&local), base, keys, counters).unwrap();
+        let fs = Filesystem::new(
+            Arc::new(namespace),
+            Arc::clone(&chunks),
+            Arc::clone(&local),
+            &FsOptions::default(),
+            clock(),
+        );
+        fs.make_root(&Caller::root(Fetch::LocalOnly), 0o755).unwrap();
+        Stack { fs, chunks, local, clock: clock(), directory }
+    }
+
+    /// An empty directory to mount on.
+    pub fn mountpoint(&self) -> PathBuf {
+        let mountpoint = self.directory.path().join("mount");
+        std::fs::create_dir_all(&mountpoint).unwrap();
+        mountpoint
+    }
+
+    pub fn mount(&self, options: &MountOptions) -> Result<Mounted, fuse::FuseError> {
+        fuse::mount(Arc::clone(&self.fs), options, Arc::clone(&self.clock))
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        self.chunks.shutdown();
+        // What a test leaves is not looked at.
+        let _ = self.local.close();
+    }
+}
+
 /// A mount that goes away with the test, however the test ends.
 pub struct Mount {
+    // In this order: the mount ends before what it serves.
     mounted: Mounted,
-    _directory: TempDir,
+    pub stack: Stack,
 }
 
 impl Mount {
@@ -26,22 +91,14 @@ impl Mount {
 
     /// A mount with changed options.
     pub fn with(change: impl FnOnce(&mut MountOptions)) -> Mount {
-        let clock = Arc::new(SystemClock::new());
-        Mount::of(Filesystem::stub(clock.clone()), clock, change)
+        Mount::of(Stack::new(), change)
     }
 
-    pub fn of(
-        fs: Arc<Filesystem>,
-        clock: Arc<SystemClock>,
-        change: impl FnOnce(&mut MountOptions),
-    ) -> Mount {
-        let directory = TempDir::new().unwrap();
-        let mountpoint = directory.path().join("mount");
-        std::fs::create_dir(&mountpoint).unwrap();
-        let mut options = MountOptions::new(&mountpoint, "test");
+    pub fn of(stack: Stack, change: impl FnOnce(&mut MountOptions)) -> Mount {
+        let mut options = MountOptions::new(stack.mountpoint(), "test");
         change(&mut options);
-        let mounted = fuse::mount(fs, &options, clock).unwrap();
-        Mount { mounted, _directory: directory }
+        let mounted = stack.mount(&options).unwrap();
+        Mount { mounted, stack }
     }
 
     pub fn path(&self) -> &Path {
@@ -128,11 +185,12 @@ impl Drop for Mount {
         if self.mounted.unmount(false).is_err() {
             let _ = self.mounted.abort();
             let _ = self.mounted.unmount(true);
+            self.mounted.wait();
         }
     }
 }
 
-/// Names of the kind that no text editor makes.
+/// The mount table's line for a path.
 pub fn mount_line(path: &Path) -> Option<String> {
     let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
     let path = path.to_str().unwrap().to_owned();

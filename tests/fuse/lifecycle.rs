@@ -1,18 +1,20 @@
 //! How a mount begins and ends.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use dormouse::fs::Filesystem;
-use dormouse::fuse::{self, FuseError, MountOptions};
-use dormouse::types::SystemClock;
+use dormouse::fuse::{FuseError, MountOptions, Mounted};
 
-use crate::harness::{Mount, mount_line, outside};
+use crate::harness::{Mount, Stack, mount_line, outside};
 
-fn try_mount(options: &MountOptions) -> Result<fuse::Mounted, FuseError> {
-    let clock = Arc::new(SystemClock::new());
-    fuse::mount(Filesystem::stub(clock.clone()), options, clock)
+/// Mounts and keeps what the mount serves.
+fn try_mount(options: &MountOptions) -> Result<(Mounted, Stack), FuseError> {
+    let stack = Stack::new();
+    stack.mount(options).map(|mounted| (mounted, stack))
+}
+
+fn refusal(options: &MountOptions) -> FuseError {
+    try_mount(options).map(|_| ()).unwrap_err()
 }
 
 #[test]
@@ -35,25 +37,25 @@ fn a_read_only_mount_takes_no_writes() {
 fn a_mountpoint_that_does_not_suit_is_refused_by_its_kind() {
     let (_keep, outside) = outside();
     let missing = outside.join("missing");
-    let result = try_mount(&MountOptions::new(&missing, "x"));
-    assert!(matches!(result, Err(FuseError::Missing(_))), "{result:?}");
+    let result = refusal(&MountOptions::new(&missing, "x"));
+    assert!(matches!(result, FuseError::Missing(_)), "{result:?}");
     let file = outside.join("file");
     std::fs::write(&file, b"").unwrap();
-    let result = try_mount(&MountOptions::new(&file, "x"));
-    assert!(matches!(result, Err(FuseError::NotADirectory(_))), "{result:?}");
-    let result = try_mount(&MountOptions::new(&outside, "x"));
-    assert!(matches!(result, Err(FuseError::NotEmpty(_))), "{result:?}");
+    let result = refusal(&MountOptions::new(&file, "x"));
+    assert!(matches!(result, FuseError::NotADirectory(_)), "{result:?}");
+    let result = refusal(&MountOptions::new(&outside, "x"));
+    assert!(matches!(result, FuseError::NotEmpty(_)), "{result:?}");
     let mut options = MountOptions::new(&outside, "x");
     options.allow_nonempty = true;
-    let over = try_mount(&options).unwrap();
+    let (over, _stack) = try_mount(&options).unwrap();
     over.unmount(false).unwrap();
 }
 
 #[test]
 fn a_second_mount_on_the_same_place_is_refused() {
     let mount = Mount::new();
-    let result = try_mount(&MountOptions::new(mount.path(), "other"));
-    let Err(FuseError::AlreadyMounted { source_name, .. }) = result else {
+    let result = refusal(&MountOptions::new(mount.path(), "other"));
+    let FuseError::AlreadyMounted { source_name, .. } = result else {
         panic!("{result:?}");
     };
     assert_eq!(source_name, "test");
@@ -146,8 +148,8 @@ fn an_aborted_mount_gives_errors_and_is_called_dead() {
     assert!(!output.status.success());
     // The dead mount stays, so that nobody writes into the directory below it.
     assert!(mount_line(mount.path()).is_some());
-    let result = try_mount(&MountOptions::new(mount.path(), "again"));
-    assert!(matches!(result, Err(FuseError::Dead(_))), "{result:?}");
+    let result = refusal(&MountOptions::new(mount.path(), "again"));
+    assert!(matches!(result, FuseError::Dead(_)), "{result:?}");
 }
 
 #[test]
