@@ -14,8 +14,8 @@
 
 use crate::types::{Attr, ChunkId, Ino, Kind, PackId};
 
-use super::FormatError;
 use super::bytes::Reader;
+use super::{CHUNK_LEN_MAX, FormatError};
 
 /// Longest symlink target (Linux `PATH_MAX` less the NUL).
 const TARGET_LEN_MAX: usize = 4095;
@@ -199,6 +199,11 @@ pub fn decode_extent(bytes: &[u8]) -> Result<Extent, FormatError> {
     reader.end()?;
     if len == 0 || len > i64::MAX as u64 {
         return Err(reader.malformed("length"));
+    }
+    if let Source::Chunk { within, .. } = &source
+        && u64::from(*within).saturating_add(len) > CHUNK_LEN_MAX as u64
+    {
+        return Err(reader.malformed("range beyond the longest chunk"));
     }
     Ok(Extent { len, source })
 }
