@@ -13,8 +13,9 @@ use crate::local::Local;
 use crate::remote::{Remote, RemoteError};
 use crate::types::{ChunkId, Clock, NodeId, PackId};
 
-use super::flight::Flights;
+use super::flight::{Flights, Lead};
 use super::frames::{FrameId, open_frame};
+use super::hot::HotSet;
 use super::memory::ByteLru;
 use super::stats::Counters;
 use super::transfer::Urgency;
@@ -28,7 +29,7 @@ const FETCH_BYTES_AT_ONCE_MAX: u64 = 64 * 1024 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fetch {
     /// No: what is not on this machine is [`ChunkError::NotLocal`], at once and without a
-    /// request.
+    /// request. (A hit that goes on a long sequential read may have the background read ahead.)
     LocalOnly,
     /// Yes, until the clock's `monotonic()` time is this. Waiting for somebody else's request
     /// counts.
@@ -101,8 +102,9 @@ impl Below {
 #[derive(Debug)]
 pub(super) struct Fetcher {
     pub(super) below: Below,
-    pub(super) flights: Flights,
+    pub(super) flights: Arc<Flights>,
     pub(super) planner: WindowPlanner,
+    pub(super) hot: HotSet,
     chunks: ByteLru<ChunkId, Bytes>,
     // By pack too: a node's references to its own pack resolve to the pack it was read from.
     nodes: ByteLru<(NodeId, PackId), Arc<Node>>,
@@ -112,8 +114,9 @@ impl Fetcher {
     pub(super) fn new(below: Below, options: &ChunkOptions) -> Fetcher {
         Fetcher {
             below,
-            flights: Flights::default(),
+            flights: Arc::default(),
             planner: WindowPlanner::new(options.first_window_bytes, options.window_bytes_max),
+            hot: HotSet::default(),
             chunks: ByteLru::new(options.memory_bytes_max),
             nodes: ByteLru::new(options.node_memory_bytes_max),
         }
@@ -132,36 +135,41 @@ impl Fetcher {
         self.chunks.contains(id) || self.below.is_cached(&id.0)
     }
 
-    /// Chunks' plaintexts, in the order asked for.
+    /// Chunks' plaintexts, in the order asked for. Windows to read ahead, to be flown by
+    /// somebody, are put into `ahead`.
     pub(super) fn read_many(
         &self,
         wanted: &[(ChunkId, PackSlot)],
         fetch: Fetch,
+        ahead: &mut Vec<Lead>,
     ) -> Result<Vec<Bytes>, ChunkError> {
         let mut found: Vec<Option<Bytes>> =
-            wanted.iter().map(|(id, _)| self.local_chunk(id)).collect();
+            wanted.iter().map(|(id, slot)| self.local_chunk(id, slot, ahead)).collect();
         let missing: Vec<usize> = (0..wanted.len()).filter(|&i| found[i].is_none()).collect();
         if !missing.is_empty() {
             let deadline = fetch.deadline()?;
             for round in rounds(&missing, |index| u64::from(wanted[index].1.len)) {
                 self.read_missing(wanted, round, deadline, &mut found)?;
             }
+            ahead.extend(missing.iter().filter_map(|&i| self.read_ahead(&wanted[i].1)));
         }
         // Every index was either found or put there by `read_missing`.
         Ok(found.into_iter().flatten().collect())
     }
 
-    fn local_chunk(&self, id: &ChunkId) -> Option<Bytes> {
+    fn local_chunk(&self, id: &ChunkId, slot: &PackSlot, ahead: &mut Vec<Lead>) -> Option<Bytes> {
         if let Some(plain) = self.chunks.get(id) {
             self.below.counters.memory_hits.add(1);
             return Some(plain);
         }
         let (_, plain) = self.below.open_cached(FrameKind::Chunk, &id.0)?;
         self.below.counters.cache_hits.add(1);
-        Some(self.remember_chunk(id, plain))
+        ahead.extend(self.read_ahead(slot));
+        Some(self.remember_chunk(id, slot, plain))
     }
 
-    fn remember_chunk(&self, id: &ChunkId, plain: Vec<u8>) -> Bytes {
+    fn remember_chunk(&self, id: &ChunkId, slot: &PackSlot, plain: Vec<u8>) -> Bytes {
+        self.hot.note(id, slot);
         let plain = Bytes::from(plain);
         self.chunks.insert(*id, plain.clone(), plain.len());
         plain
@@ -183,7 +191,7 @@ impl Fetcher {
             round.iter().zip(self.fetch_opened(FrameKind::Chunk, &list, deadline))
         {
             let (id, slot) = &wanted[index];
-            found[index] = Some(self.remember_chunk(id, plain?));
+            found[index] = Some(self.remember_chunk(id, slot, plain?));
             located.push((*id, *slot));
         }
         // They are in the store, as was just seen: a copy of them needs no upload.

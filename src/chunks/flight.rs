@@ -50,8 +50,8 @@ pub(super) struct Flights {
 /// A flight that the holder must fly. Dropping it takes the flight off the table; one that was
 /// never landed counts as abandoned.
 #[derive(Debug)]
-pub(super) struct Lead<'a> {
-    flights: &'a Flights,
+pub(super) struct Lead {
+    flights: Arc<Flights>,
     pub(super) flight: Arc<Flight>,
     /// Indices of the needs that it serves.
     pub(super) wanted: Vec<usize>,
@@ -59,22 +59,22 @@ pub(super) struct Lead<'a> {
 
 /// Who brings what.
 #[derive(Debug)]
-pub(super) struct Departure<'a> {
+pub(super) struct Departure {
     /// Needs that a flight of somebody else covers.
     pub(super) joined: Vec<(usize, Arc<Flight>)>,
     /// Flights for the others.
-    pub(super) led: Vec<Lead<'a>>,
+    pub(super) led: Vec<Lead>,
 }
 
 impl Flights {
     /// Splits `needs` into those that are on their way and those to fetch; `plan` turns the
     /// latter (given by index) into windows, which are on the table before anyone else looks.
     pub(super) fn depart(
-        &self,
+        self: &Arc<Flights>,
         needs: &[(usize, Need)],
         deadline: Duration,
         plan: impl FnOnce(&[usize]) -> Vec<Window>,
-    ) -> Departure<'_> {
+    ) -> Departure {
         let mut departure = Departure { joined: Vec::new(), led: Vec::new() };
         let mut missing = Vec::new();
         let mut table = self.table.lock();
@@ -94,13 +94,13 @@ impl Flights {
             let (landing, landed) = (Mutex::new(None), Condvar::new());
             let flight = Arc::new(Flight { pack, range, deadline, landing, landed });
             table.entry(pack).or_default().push(Arc::clone(&flight));
-            departure.led.push(Lead { flights: self, flight, wanted });
+            departure.led.push(Lead { flights: Arc::clone(self), flight, wanted });
         }
         departure
     }
 }
 
-impl Lead<'_> {
+impl Lead {
     /// Hands the result to all who wait. The flight stays on the table until this is dropped, so
     /// that who comes now is served too: drop it when the bytes can be found elsewhere.
     pub(super) fn land(&self, landing: Landing) {
@@ -109,7 +109,7 @@ impl Lead<'_> {
     }
 }
 
-impl Drop for Lead<'_> {
+impl Drop for Lead {
     fn drop(&mut self) {
         self.flight.landing.lock().get_or_insert(Landing::Abandoned);
         self.flight.landed.notify_all();
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_covered_range_joins_and_an_uncovered_one_leads() {
-        let flights = Flights::default();
+        let flights = Arc::new(Flights::default());
         let first = flights.depart(&[(0, (PACK, 10..20))], forever(), |list| window(0..100, list));
         assert_eq!((first.joined.len(), first.led.len()), (0, 1));
         let needs = [(0, (PACK, 90..100)), (1, (PACK, 99..101)), (2, (PackId([2; 32]), 0..1))];
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_leader_that_vanishes_wakes_those_who_wait() {
-        let flights = Flights::default();
+        let flights = Arc::new(Flights::default());
         let lead = flights.depart(&[(0, (PACK, 0..1))], forever(), |list| window(0..9, list));
         let joined = flights.depart(&[(0, (PACK, 0..1))], forever(), |_| Vec::new()).joined;
         std::thread::scope(|scope| {
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn waiting_ends_at_the_waiters_deadline() {
-        let flights = Flights::default();
+        let flights = Arc::new(Flights::default());
         let lead = flights.depart(&[(0, (PACK, 0..1))], forever(), |list| window(0..9, list));
         let clock = ManualClock::default();
         clock.advance(Duration::from_secs(5));

@@ -13,6 +13,7 @@ mod error;
 mod fetch;
 mod flight;
 mod frames;
+mod hot;
 mod memory;
 mod prefetch;
 mod stats;
@@ -138,7 +139,12 @@ impl Chunks {
         wanted: &[(ChunkId, PackSlot)],
         fetch: Fetch,
     ) -> Result<Vec<Bytes>, ChunkError> {
-        self.fetcher.read_many(wanted, fetch)
+        let mut ahead = Vec::new();
+        let plains = self.fetcher.read_many(wanted, fetch, &mut ahead);
+        if !ahead.is_empty() {
+            self.prefetcher.add_ahead(ahead);
+        }
+        plains
     }
 
     /// A decoded tree node. A miss fetches its aligned 4 MiB window of the tree pack and caches
@@ -206,15 +212,23 @@ impl Chunks {
     }
 
     /// Fetches whole tree packs in the background, in this order, but for what was fetched
-    /// before.
+    /// before. At most half of the local budget is filled like this.
     pub fn prefetch_trees(&self, packs: &[PackInfo]) {
-        self.prefetcher.add_trees(packs, self.options.prefetch_tree_bytes_max);
+        let budget = self.fetcher.below.local.usage().map_or(0, |usage| usage.budget);
+        self.prefetcher.add_trees(packs, self.options.prefetch_tree_bytes_max.min(budget / 2));
     }
 
     /// Fetches chunks into the local cache in the background, in this order, up to `bytes_max`
     /// bytes of frames, after all tree packs.
     pub fn prefetch_chunks(&self, list: &[(ChunkId, PackSlot)], bytes_max: u64) {
         self.prefetcher.add_chunks(list, bytes_max);
+    }
+
+    /// The chunks read so far, first ones first, at most [`crate::format::HOT_SET_LEN_MAX`]: what
+    /// the next resume should prefetch.
+    #[must_use]
+    pub fn hot_set(&self) -> Vec<(ChunkId, PackSlot)> {
+        self.fetcher.hot.list()
     }
 
     /// Waits until there is nothing to prefetch; false: `timeout` came first.

@@ -1,5 +1,5 @@
-//! Fetching ahead, in the background: tree packs first, so that all metadata is soon local, then
-//! chunks that are likely wanted. Foreground requests go first, and join a window that is on its
+//! Fetching ahead, in the background: what a sequential reader will want next, then tree packs,
+//! so that all metadata is soon local, then chunks that are likely wanted. Foreground requests go first, and join a window that is on its
 //! way instead of fetching it again.
 
 use std::collections::VecDeque;
@@ -12,12 +12,16 @@ use crate::format::{FrameKind, PackInfo, PackSlot};
 use crate::types::{ChunkId, PackId};
 
 use super::fetch::Fetcher;
-use super::flight::{Landing, Need};
-use super::transfer::Urgency;
+use super::flight::{Landing, Lead, Need};
+use super::transfer::{BACKGROUND_DEADLINE, Urgency};
 use super::window::{Window, tree_window, tree_windows};
 
-/// Tree windows on their way at once: what prefetch holds in memory, in units of 4 MiB.
+/// Tree windows that a thread has on their way at once: what it holds in memory, in units of
+/// 4 MiB.
 const WINDOWS_AT_ONCE: usize = 4;
+
+/// Windows to read ahead that may wait; a reader that finds none there fetches for itself.
+const AHEAD_LEN_MAX: usize = 16;
 
 /// Bytes of chunk frames asked for at once.
 const CHUNK_BYTES_AT_ONCE: u64 = 8 * 1024 * 1024;
@@ -31,9 +35,6 @@ const ATTEMPTS_MAX: u32 = 3;
 
 /// Pause after a failure; doubles with each.
 const PAUSE_FIRST: Duration = Duration::from_secs(2);
-
-/// How long a request may take before a reader who waits for it tries itself.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy)]
 struct TreeWindow {
@@ -58,14 +59,25 @@ impl TreeWindow {
 
 #[derive(Debug, Default)]
 struct Queue {
+    ahead: Vec<Lead>,
     windows: VecDeque<TreeWindow>,
     chunks: VecDeque<(ChunkId, PackSlot)>,
-    busy: bool,
+    /// Threads at work.
+    busy: usize,
     stopping: bool,
+}
+
+/// Which work a thread takes: a reader may soon wait for what is read ahead, so that it never
+/// stands behind the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Duty {
+    Ahead,
+    Rest,
 }
 
 /// What there is to prefetch next.
 enum Work {
+    Ahead(Vec<Lead>),
     Windows(Vec<TreeWindow>),
     Chunks(Vec<(ChunkId, PackSlot)>),
 }
@@ -78,18 +90,18 @@ struct Shared {
     changed: Condvar,
 }
 
-/// The background reader: one thread, started by the first thing to prefetch.
+/// The background readers, started by the first thing to prefetch.
 #[derive(Debug)]
 pub(super) struct Prefetcher {
     shared: Arc<Shared>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
 impl Prefetcher {
     pub(super) fn new(fetcher: Arc<Fetcher>) -> Prefetcher {
         let (queue, changed) = (Mutex::new(Queue::default()), Condvar::new());
         let shared = Arc::new(Shared { fetcher, queue, changed });
-        Prefetcher { shared, thread: Mutex::new(None) }
+        Prefetcher { shared, threads: Mutex::new(Vec::new()) }
     }
 
     /// Queues the windows of these packs, up to a total of `bytes_max`.
@@ -132,49 +144,111 @@ impl Prefetcher {
         });
     }
 
-    /// Adds to the queue by `add`, which tells the bytes, and starts the thread.
+    /// Queues windows of data packs that readers will reach soon; they go first.
+    pub(super) fn add_ahead(&self, windows: Vec<Lead>) {
+        self.enqueue(|queue| {
+            let room = AHEAD_LEN_MAX.saturating_sub(queue.ahead.len());
+            // Those beyond are dropped here: their readers lead themselves.
+            queue.ahead.extend(windows.into_iter().take(room));
+            0
+        });
+    }
+
+    /// Adds to the queue by `add`, which tells the bytes, and starts the threads.
     fn enqueue(&self, add: impl FnOnce(&mut Queue) -> u64) {
-        let mut thread = self.thread.lock();
-        if thread.is_none() {
+        if !self.start() {
+            return;
+        }
+        // Counted first: a thread may be done with it at once.
+        let mut queue = self.shared.queue.lock();
+        if queue.stopping {
+            return;
+        }
+        let bytes = add(&mut queue);
+        self.shared.fetcher.below.counters.prefetch_bytes_left.add(bytes);
+        drop(queue);
+        self.shared.changed.notify_all();
+    }
+
+    /// Makes sure that the threads are there.
+    fn start(&self) -> bool {
+        let mut threads = self.threads.lock();
+        for duty in [Duty::Ahead, Duty::Rest].into_iter().skip(threads.len()) {
             let shared = Arc::clone(&self.shared);
-            let builder = std::thread::Builder::new().name("dormouse-prefetch".to_owned());
-            match builder.spawn(move || shared.run()) {
-                Ok(handle) => *thread = Some(handle),
+            let name = format!("dormouse-fetch-{}", threads.len());
+            match std::thread::Builder::new().name(name).spawn(move || shared.run(duty)) {
+                Ok(thread) => threads.push(thread),
                 Err(error) => {
                     // Everything is fetched when it is touched, too.
                     tracing::warn!(%error, "no thread for prefetch");
-                    return;
+                    return false;
                 }
             }
         }
-        let bytes = add(&mut self.shared.queue.lock());
-        self.shared.fetcher.below.counters.prefetch_bytes_left.add(bytes);
-        self.shared.changed.notify_all();
+        true
     }
 
     /// Waits until there is nothing left to prefetch; false: `timeout` came first.
     pub(super) fn wait_idle(&self, timeout: Duration) -> bool {
         let mut queue = self.shared.queue.lock();
         let is_busy = |queue: &mut Queue| {
-            (queue.busy || !queue.windows.is_empty() || !queue.chunks.is_empty()) && !queue.stopping
+            let is_empty =
+                queue.ahead.is_empty() && queue.windows.is_empty() && queue.chunks.is_empty();
+            (queue.busy > 0 || !is_empty) && !queue.stopping
         };
         !self.shared.changed.wait_while_for(&mut queue, is_busy, timeout).timed_out()
     }
 
-    /// Stops and joins the thread, after the requests that it has under way.
+    /// Stops and joins the threads, after the requests that they have under way.
     pub(super) fn shutdown(&self) {
-        self.shared.queue.lock().stopping = true;
+        let mut queue = self.shared.queue.lock();
+        queue.stopping = true;
+        // Nobody flies them any more: their readers lead themselves.
+        let unflown = std::mem::take(&mut queue.ahead);
+        drop(queue);
+        drop(unflown);
         self.shared.changed.notify_all();
-        if self.thread.lock().take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the prefetch thread panicked");
+        for thread in self.threads.lock().drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a prefetch thread panicked");
+            }
         }
     }
 }
 
+impl Queue {
+    fn take(&mut self, duty: Duty) -> Option<Work> {
+        if duty == Duty::Ahead {
+            let ahead = std::mem::take(&mut self.ahead);
+            return (!ahead.is_empty()).then_some(Work::Ahead(ahead));
+        }
+        if !self.windows.is_empty() {
+            let count = self.windows.len().min(WINDOWS_AT_ONCE);
+            return Some(Work::Windows(self.windows.drain(..count).collect()));
+        }
+        if self.chunks.is_empty() {
+            return None;
+        }
+        let mut bytes = 0;
+        let is_over = |(_, slot): &(ChunkId, PackSlot)| {
+            bytes += u64::from(slot.len);
+            bytes > CHUNK_BYTES_AT_ONCE
+        };
+        let count = self.chunks.iter().position(is_over).unwrap_or(self.chunks.len());
+        Some(Work::Chunks(self.chunks.drain(..count.max(1)).collect()))
+    }
+}
+
 impl Shared {
-    fn run(&self) {
-        while let Some(work) = self.next() {
+    fn run(&self, duty: Duty) {
+        while let Some(work) = self.next(duty) {
             let pause = match work {
+                Work::Ahead(led) => {
+                    // If it fails, the reader finds out for itself.
+                    let deadline = self.deadline();
+                    self.fetcher.fly(FrameKind::Chunk, led, deadline, Urgency::Background);
+                    None
+                }
                 Work::Windows(windows) => self.fetch_windows(&windows),
                 Work::Chunks(chunks) => {
                     self.fetch_chunks(&chunks);
@@ -182,7 +256,7 @@ impl Shared {
                 }
             };
             let mut queue = self.queue.lock();
-            queue.busy = false;
+            queue.busy -= 1;
             self.changed.notify_all();
             if let Some(pause) = pause {
                 let not_stopped = |queue: &mut Queue| !queue.stopping;
@@ -192,33 +266,22 @@ impl Shared {
     }
 
     /// Waits for work; none: stop.
-    fn next(&self) -> Option<Work> {
+    fn next(&self, duty: Duty) -> Option<Work> {
         let mut queue = self.queue.lock();
         loop {
             if queue.stopping {
                 return None;
             }
-            if !queue.windows.is_empty() {
-                queue.busy = true;
-                let count = queue.windows.len().min(WINDOWS_AT_ONCE);
-                return Some(Work::Windows(queue.windows.drain(..count).collect()));
-            }
-            if !queue.chunks.is_empty() {
-                queue.busy = true;
-                let mut bytes = 0;
-                let is_over = |(_, slot): &(ChunkId, PackSlot)| {
-                    bytes += u64::from(slot.len);
-                    bytes > CHUNK_BYTES_AT_ONCE
-                };
-                let count = queue.chunks.iter().position(is_over).unwrap_or(queue.chunks.len());
-                return Some(Work::Chunks(queue.chunks.drain(..count.max(1)).collect()));
+            if let Some(work) = queue.take(duty) {
+                queue.busy += 1;
+                return Some(work);
             }
             self.changed.wait(&mut queue);
         }
     }
 
     fn deadline(&self) -> Duration {
-        self.fetcher.below.clock.monotonic() + DEADLINE
+        self.fetcher.below.clock.monotonic() + BACKGROUND_DEADLINE
     }
 
     /// Fetches windows that are not local yet. What failed goes back into the queue; how long to

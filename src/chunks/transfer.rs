@@ -10,8 +10,11 @@ use crate::types::PackId;
 
 use super::fetch::Fetcher;
 use super::flight::{Departure, Flight, Landing, Lead, Need};
-use super::frames::{FrameId, frames_of_data_window, frames_of_tree_window};
+use super::frames::{FrameId, frames_of_data_window, frames_of_tree_window, next_frame_of};
 use super::window::{TREE_WINDOW_BYTES, Window, slot_range, tree_window, tree_window_of};
+
+/// How long a background request may take before a reader who waits for it tries itself.
+pub(super) const BACKGROUND_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Who waits for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +71,15 @@ impl Fetcher {
         answers.into_iter().map(|answer| answer.map(|object| object.bytes)).collect()
     }
 
+    /// The window to read ahead now that `slot` is being read, if there is one. It is on the
+    /// table from now on: who reads on so fast waits for it.
+    pub(super) fn read_ahead(&self, slot: &PackSlot) -> Option<Lead> {
+        let window = self.planner.read_ahead(slot)?;
+        let deadline = self.below.clock.monotonic() + BACKGROUND_DEADLINE;
+        let need = (0, (window.pack, window.range.clone()));
+        self.flights.depart(&[need], deadline, |_| vec![window]).led.pop()
+    }
+
     /// The windows that bring the slots of `list`.
     fn windows(&self, kind: FrameKind, slots: &[PackSlot], list: &[usize]) -> Vec<Window> {
         let asked: Vec<PackSlot> = list.iter().map(|&index| slots[index]).collect();
@@ -85,36 +97,37 @@ impl Fetcher {
 
     /// Makes the requests of these flights, all at once, hands the bytes to who waits for them
     /// and caches the frames. The flights are over when the leads are dropped.
-    pub(super) fn fly<'a>(
+    pub(super) fn fly(
         &self,
         kind: FrameKind,
-        led: Vec<Lead<'a>>,
+        led: Vec<Lead>,
         deadline: Duration,
         urgency: Urgency,
-    ) -> Vec<(Lead<'a>, Landing)> {
+    ) -> Vec<(Lead, Landing)> {
         if led.is_empty() {
             return Vec::new();
         }
-        let request =
-            |lead: &Lead<'_>| (pack_key(&lead.flight.pack), Some(lead.flight.range.clone()));
+        let request = |lead: &Lead| (pack_key(&lead.flight.pack), Some(lead.flight.range.clone()));
         let requests: Vec<_> = led.iter().map(request).collect();
         self.below.counters.fetch_requests.add_len(requests.len());
-        let landings = match urgency {
+        let mut landings = vec![Landing::Abandoned; led.len()];
+        let mut land = |place: usize, answer: Result<Object, RemoteError>| {
+            let landing = match answer {
+                Ok(object) => Landing::Bytes(object.bytes),
+                Err(error) => Landing::Failed(error),
+            };
+            led[place].land(landing.clone());
+            landings[place] = landing;
+        };
+        match urgency {
             Urgency::Foreground => {
                 let answers = self.below.remote.get_many_until(requests, deadline);
-                answers.into_iter().map(landing).collect()
+                answers.into_iter().enumerate().for_each(|(place, answer)| land(place, answer));
             }
             Urgency::Background => {
-                let mut landings = vec![Landing::Abandoned; led.len()];
-                for (place, answer) in self.below.remote.spawn_get_many(requests) {
-                    landings[place] = landing(answer);
-                    led[place].land(landings[place].clone());
-                }
-                landings
+                let answers = self.below.remote.spawn_get_many(requests);
+                answers.for_each(|(place, answer)| land(place, answer));
             }
-        };
-        for (lead, landing) in led.iter().zip(&landings) {
-            lead.land(landing.clone());
         }
         for (lead, landing) in led.iter().zip(&landings) {
             if let Landing::Bytes(bytes) = landing {
@@ -141,23 +154,26 @@ impl Fetcher {
     /// Caches the frames of a window.
     fn keep(&self, kind: FrameKind, flight: &Flight, bytes: &Bytes) {
         let counters = &self.below.counters;
+        let (pack, range) = (&flight.pack, &flight.range);
         let (found, received, count) = match kind {
             FrameKind::Chunk => {
                 let found = frames_of_data_window(bytes);
+                let next = next_frame_of(bytes, &found).map(|at| range.start + at as u64);
+                self.planner.landed(pack, range, next);
                 (found, &counters.chunk_fetched_bytes, &counters.chunks_fetched)
             }
             FrameKind::Node => {
-                let found = frames_of_tree_window(bytes, flight.range.start);
+                let found = frames_of_tree_window(bytes, range.start);
                 (found, &counters.node_fetched_bytes, &counters.nodes_fetched)
             }
         };
         received.add_len(bytes.len());
         count.add_len(found.len());
-        for (range, header) in found {
-            self.below.cache(&header.id, &bytes[range]);
+        for (place, header) in found {
+            self.below.cache(&header.id, &bytes[place]);
         }
-        if kind == FrameKind::Node && flight.range.start.is_multiple_of(TREE_WINDOW_BYTES) {
-            self.note_tree_window(&flight.pack, tree_window_of(flight.range.start));
+        if kind == FrameKind::Node && range.start.is_multiple_of(TREE_WINDOW_BYTES) {
+            self.note_tree_window(pack, tree_window_of(range.start));
         }
     }
 
@@ -170,13 +186,6 @@ impl Fetcher {
     /// Whether the window was fetched before and its note is still in the cache.
     pub(super) fn has_tree_window(&self, pack: &PackId, number: u64) -> bool {
         self.below.is_cached(&note_id(pack, number))
-    }
-}
-
-fn landing(answer: Result<Object, RemoteError>) -> Landing {
-    match answer {
-        Ok(object) => Landing::Bytes(object.bytes),
-        Err(error) => Landing::Failed(error),
     }
 }
 

@@ -181,11 +181,12 @@ impl Attempt<'_> {
         let mut state = self.packs.state.lock();
         let streak = state.failure.as_ref().map_or(0, |failure| failure.streak);
         let pause = BACKOFF_FIRST.saturating_mul(1 << streak.min(16)).min(BACKOFF_MAX);
-        tracing::warn!(error = %cause, ?pause, "a pack was not uploaded, trying again later");
-        state.failure = Some(Failure { cause, streak: streak + 1, retry_at: now + pause });
+        let retry_at = now + pause;
+        state.failure = Some(Failure { cause: cause.clone(), streak: streak + 1, retry_at });
         state.queue.push_front(pack);
         drop(state);
         self.packs.changed.notify_all();
+        tracing::warn!(error = %cause, ?pause, "a pack was not uploaded, trying again later");
     }
 }
 

@@ -21,6 +21,9 @@ pub(super) const WINDOW_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// than a second request.
 const NEAR_BYTES: u64 = 64 * 1024;
 
+/// A run of misses whose windows have grown to this is read ahead of.
+const READ_AHEAD_FROM_BYTES: u64 = 2 * 1024 * 1024;
+
 /// Packs whose last window is remembered (some 100 bytes each).
 const PACKS_REMEMBERED: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
 
@@ -72,10 +75,16 @@ pub(super) struct WindowPlanner {
     last: Mutex<LruCache<PackId, Last>>,
 }
 
+/// The last window of a pack.
 #[derive(Debug, Clone, Copy)]
 struct Last {
+    start: u64,
     end: u64,
+    /// How far the run of misses has grown.
     bytes: u64,
+    /// Where the first frame behind the window begins, once that is known and until it is read
+    /// ahead.
+    next: Option<u64>,
 }
 
 impl WindowPlanner {
@@ -110,11 +119,37 @@ impl WindowPlanner {
         }
         let mut last = self.last.lock();
         for window in &windows {
-            let len = window.range.end - window.range.start;
-            let bytes = len.max(self.first_bytes);
-            last.put(window.pack, Last { end: window.range.end, bytes });
+            let Range { start, end } = window.range;
+            let bytes = (end - start).max(self.first_bytes);
+            last.put(window.pack, Last { start, end, bytes, next: None });
         }
         windows
+    }
+
+    /// Notes where the first frame behind a fetched window begins; none: the pack has no more.
+    pub(super) fn landed(&self, pack: &PackId, range: &Range<u64>, next: Option<u64>) {
+        if let Some(last) = self.last.lock().peek_mut(pack) {
+            // Only if no other window was planned meanwhile.
+            if last.end == range.end {
+                last.next = next;
+            }
+        }
+    }
+
+    /// What to read ahead, now that `slot` is being read: where a run of misses has shown that
+    /// the pack is read in sequence, and the reader is in its last window, the window behind it.
+    pub(super) fn read_ahead(&self, slot: &PackSlot) -> Option<Window> {
+        let mut last = self.last.lock();
+        let last = last.peek_mut(&slot.pack)?;
+        if last.bytes < READ_AHEAD_FROM_BYTES.min(self.bytes_max)
+            || !(last.start..last.end).contains(&u64::from(slot.offset))
+        {
+            return None;
+        }
+        let start = last.next.take()?;
+        let range = start..start + self.bytes_max;
+        *last = Last { start, end: range.end, bytes: self.bytes_max, next: None };
+        Some(Window { pack: slot.pack, range, wanted: Vec::new() })
     }
 
     /// How far to fetch from a slot on: more each time when this goes on where the last window
@@ -176,6 +211,34 @@ mod tests {
         assert_eq!(seen, [256, 512, 1024, 2048, 4096, 4096, 4096].map(|kib| kib << 10));
         assert_eq!(lens(&planner.plan(&[slot(1, 48, 9000)])), [256 << 10], "a jump starts over");
         assert_eq!(lens(&planner.plan(&[slot(2, at, 9000)])), [256 << 10], "another pack too");
+    }
+
+    #[test]
+    fn a_sequential_reader_is_read_ahead_of_one_window_at_a_time() {
+        let planner = planner();
+        let mut at = 8;
+        let mut windows = planner.plan(&[slot(1, at, 9000)]);
+        for _ in 0..4 {
+            let range = windows[0].range.clone();
+            planner.landed(&windows[0].pack, &range, Some(range.end - 100));
+            at = u32::try_from(range.end).unwrap() - 100;
+            if range.end - range.start < READ_AHEAD_FROM_BYTES {
+                assert_eq!(planner.read_ahead(&slot(1, 8, 9000)), None, "not a long run yet");
+                windows = planner.plan(&[slot(1, at, 9000)]);
+            }
+        }
+        let last = windows[0].range.clone();
+        assert_eq!(planner.read_ahead(&slot(1, 8, 9000)), None, "read elsewhere");
+        let in_last = slot(1, u32::try_from(last.start).unwrap(), 9000);
+        let ahead = planner.read_ahead(&in_last).unwrap();
+        assert_eq!(ahead.range, last.end - 100..last.end - 100 + (4 << 20));
+        assert_eq!(planner.read_ahead(&in_last), None, "once");
+        planner.landed(&ahead.pack, &ahead.range, Some(ahead.range.end - 50));
+        assert_eq!(planner.read_ahead(&in_last), None, "the reader is not there yet");
+        let there = slot(1, u32::try_from(ahead.range.start).unwrap(), 9000);
+        assert_eq!(planner.read_ahead(&there).unwrap().range.start, ahead.range.end - 50);
+        planner.landed(&ahead.pack, &ahead.range, None);
+        assert_eq!(planner.read_ahead(&there), None, "nothing behind the pack's last frame");
     }
 
     #[test]

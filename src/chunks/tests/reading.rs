@@ -275,3 +275,43 @@ fn memory_stays_within_its_bound() {
     let bytes = machine.chunks.stats().memory_bytes;
     assert!(bytes > MIB as u64 && bytes <= 8 * MIB as u64, "{bytes}");
 }
+
+#[test]
+fn a_long_sequential_read_is_read_ahead_of() {
+    let store = Store::new();
+    let large = ChunkOptions { pack_bytes: 64 * MIB, ..options() };
+    let plains = noises(180, 256 * KIB);
+    let slots = store.machine_with(large).store_all(&plains);
+    let cold = store.machine();
+    store.counting.reset();
+    let latency = Duration::from_millis(100);
+    store.faults.inject(When::every(Op::Get, ""), Fault::Latency(latency));
+    let start = cold.clock.monotonic();
+    for ((id, slot), plain) in slots.iter().zip(&plains) {
+        assert_eq!(cold.chunks.read(id, slot, cold.fetch()).unwrap(), plain);
+        // A reader that does something with what it reads.
+        std::thread::sleep(Duration::from_millis(8));
+    }
+    let waited = cold.clock.monotonic() - start - Duration::from_millis(8) * 180;
+    assert!(cold.chunks.wait_for_prefetch(Duration::from_secs(20)));
+    let calls = store.gets();
+    assert!(calls.len() <= 17, "45 MiB: {calls:?}");
+    let stored: u64 = slots.iter().map(|(_, slot)| u64::from(slot.len)).sum();
+    let bytes = bytes_of(&calls);
+    assert!(bytes < stored + stored / 10, "frames cut by a window's end: {bytes} of {stored}");
+    // Each of the requests takes `latency`; all but the first few while the reader works.
+    println!("waited {waited:?} for {} requests", calls.len());
+    assert!(waited < latency * (calls.len() as u32 - 3), "{waited:?} of {}", calls.len());
+}
+
+#[test]
+fn what_was_read_first_is_the_hot_set() {
+    let store = Store::new();
+    let plains = noises(5, KIB);
+    let machine = store.machine();
+    let slots = machine.store_all(&plains);
+    for index in [3, 1, 3, 4] {
+        machine.chunks.read(&slots[index].0, &slots[index].1, machine.fetch()).unwrap();
+    }
+    assert_eq!(machine.chunks.hot_set(), [slots[3], slots[1], slots[4]]);
+}
