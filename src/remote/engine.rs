@@ -25,6 +25,9 @@ const BYTES_PER_SEC_MIN: u64 = 128 * 1024;
 /// Bodies up to this do not wait for the upload limit: a head's swap is not kept behind packs.
 const UNLIMITED_UPLOAD_BYTES: usize = 64 * 1024;
 
+/// An attempt shorter than this is hardly worth making.
+const ATTEMPT_MIN: Duration = Duration::from_millis(10);
+
 /// A listing may need many pages: it gets this many times the deadline of one request.
 const LIST_DEADLINES: u32 = 10;
 
@@ -47,6 +50,14 @@ struct Terms<'a> {
     attempt_timeout: Duration,
     /// A timed-out attempt may have been applied and must not be repeated.
     once: bool,
+}
+
+impl Terms<'_> {
+    /// No attempt begins with less time than this. For a conditional put it is long: one that is
+    /// cut short leaves its caller in doubt, one that was not begun does not.
+    fn last_attempt_min(&self) -> Duration {
+        if self.once { self.attempt_timeout.min(self.budget / 2) } else { ATTEMPT_MIN }
+    }
 }
 
 impl Engine {
@@ -193,10 +204,11 @@ impl Engine {
                 }
             };
             failures += 1;
-            let pause = self.jitter.pause(failures);
-            if start.elapsed() + pause >= terms.budget {
+            let left = terms.budget.saturating_sub(start.elapsed());
+            let Some(spare) = left.checked_sub(terms.last_attempt_min()) else {
                 return Err(unavailable(&terms, start, cause));
-            }
+            };
+            let pause = self.jitter.pause(failures).min(spare);
             tracing::debug!(key = terms.key, op = ?terms.op, failures, cause, "trying again");
             tokio::time::sleep(pause).await;
             self.counters.retry();

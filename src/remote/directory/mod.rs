@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <root>/<key>                  an object
-//! <root>/.dormouse/locks/<2 hex> lock of the keys whose hash ends so; its mtime is the last stamp given
+//! <root>/.dormouse/locks/<2 hex>  lock of the keys whose hash begins so; its mtime is the
+//!                               last stamp given
 //! <root>/.dormouse/temp/<name>  an object being written, flock'ed by its writer
 //! <root>/.dormouse/clock        touched to read the file system's clock
 //! ```

@@ -1,0 +1,112 @@
+//! Where credentials come from, and what is said when they are wrong. The SDK reads them from
+//! the process's environment, so each case is a child process.
+
+use std::path::Path;
+use std::process::Command;
+
+use bytes::Bytes;
+use dormouse::remote::{PutMode, RemoteOptions};
+
+use crate::{Server, gateway, open, options};
+
+/// Set in a child: what it does.
+const CHILD: &str = "DORMOUSE_S3_CHILD";
+
+const SECRET: &str = "hunter2-is-not-to-be-printed";
+
+/// The child's half: a put and some gets with the credentials of its environment.
+#[test]
+fn child_puts() {
+    let Ok(child) = std::env::var(CHILD) else { return };
+    let [endpoint, bucket, profile, times]: [&str; 4] =
+        child.split(' ').collect::<Vec<_>>().try_into().unwrap();
+    let profile = (profile != "-").then(|| profile.to_owned());
+    let remote = open(&RemoteOptions { profile, ..options(endpoint) }, &format!("s3://{bucket}"));
+    for time in 0..times.parse().unwrap() {
+        match remote.put(&format!("k{time}"), Bytes::from_static(b"x"), PutMode::Any) {
+            Ok(_) => println!("STORED"),
+            Err(error) => println!("FAILED {error:?} {error}"),
+        }
+    }
+}
+
+/// Runs a child that has nothing of our credentials but what `set` gives it.
+fn child(what: &str, home: &Path, set: &[(&str, &str)]) -> String {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "credentials::child_puts", "--nocapture"]);
+    command.env_clear().env("HOME", home).env("AWS_EC2_METADATA_DISABLED", "true");
+    command.env(CHILD, what).env("PATH", "/usr/bin:/bin");
+    command.envs(set.iter().copied());
+    let output = command.output().unwrap();
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.status.success(), "{said}");
+    assert!(!said.contains(SECRET), "a secret was printed: {said}");
+    said
+}
+
+#[test]
+fn wrong_credentials_are_denied_and_not_repeated() {
+    let Some((endpoint, bucket, _guard)) = gateway() else { return };
+    let home = tempfile::tempdir().unwrap();
+    for user in ["testkey", "nobody"] {
+        let set = [("AWS_ACCESS_KEY_ID", user), ("AWS_SECRET_ACCESS_KEY", SECRET)];
+        let said = child(&format!("{endpoint} {bucket} - 1"), home.path(), &set);
+        assert!(said.contains("FAILED Denied") && said.contains("403"), "{user}: {said}");
+    }
+}
+
+#[test]
+fn wrong_credentials_are_denied_by_s3s() {
+    let Some(endpoint) = Server::S3s.endpoint() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let set = [("AWS_ACCESS_KEY_ID", "testkey"), ("AWS_SECRET_ACCESS_KEY", SECRET)];
+    let said = child(&format!("{endpoint} bucket - 1"), home.path(), &set);
+    assert!(said.contains("FAILED Denied"), "{said}");
+}
+
+#[test]
+fn missing_credentials_say_where_they_were_looked_for() {
+    let Some((endpoint, bucket, _guard)) = gateway() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let said = child(&format!("{endpoint} {bucket} - 1"), home.path(), &[]);
+    assert!(said.contains("FAILED Denied") && said.contains("environment"), "{said}");
+}
+
+#[test]
+fn a_profile_is_used() {
+    let Some((endpoint, bucket, _guard)) = gateway() else { return };
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join(".aws")).unwrap();
+    let text = "[team]\naws_access_key_id = testkey\naws_secret_access_key = testsecret\n";
+    std::fs::write(home.path().join(".aws/credentials"), text).unwrap();
+    let said = child(&format!("{endpoint} {bucket} team 1"), home.path(), &[]);
+    assert!(said.contains("STORED"), "{said}");
+    let said = child(&format!("{endpoint} {bucket} other 1"), home.path(), &[]);
+    assert!(said.contains("FAILED"), "{said}");
+}
+
+#[test]
+fn credentials_of_a_process_are_refreshed_while_running() {
+    let Some((endpoint, bucket, _guard)) = gateway() else { return };
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join(".aws")).unwrap();
+    let (log, process) = (home.path().join("log"), home.path().join("process"));
+    // Hardly issued, they are about to expire: each request asks again.
+    let text = format!(
+        "#!/bin/sh\necho asked >> {}\nsoon=$(date -u -d '+5 seconds' +%Y-%m-%dT%H:%M:%SZ)\n\
+         echo '{{\"Version\": 1, \"AccessKeyId\": \"testkey\", \"SecretAccessKey\": \
+         \"testsecret\", \"Expiration\": \"'$soon'\"}}'\n",
+        log.display()
+    );
+    std::fs::write(&process, text).unwrap();
+    let text = format!("[profile team]\ncredential_process = sh {}\n", process.display());
+    std::fs::write(home.path().join(".aws/config"), text).unwrap();
+    let said = child(&format!("{endpoint} {bucket} team 3"), home.path(), &[]);
+    assert_eq!(said.matches("STORED").count(), 3, "{said}");
+    let asked = std::fs::read_to_string(log).unwrap().lines().count();
+    assert!(asked >= 2, "asked {asked} times for credentials that expire at once");
+}
