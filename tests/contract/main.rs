@@ -1,5 +1,9 @@
 //! Every store keeps one contract; the client over it keeps its promises when a store fails.
 
+// Clippy knows `#[test]` functions, but not the functions that they call.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+#![allow(missing_docs, reason = "nothing here is a library")]
+
 mod client;
 mod doubles;
 mod suite;

@@ -6,6 +6,10 @@
 //!
 //! Without servers these tests say that they were left out, unless `DORMOUSE_TEST_S3=required`.
 
+// Clippy knows `#[test]` functions, but not the functions that they call.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+#![allow(missing_docs, reason = "nothing here is a library")]
+
 mod credentials;
 mod outage;
 mod proxy;
