@@ -20,6 +20,9 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 pub(super) use record::{Change, HEADER_LEN, PAYLOAD_LEN_MAX, encode_change};
 pub(super) use recover::replay;
 
+#[cfg(test)]
+pub(super) use segment::faults::durable;
+
 use self::record::Header;
 use self::segment::{SEGMENT_HEADER_LEN, Segment};
 use self::sync::Syncer;

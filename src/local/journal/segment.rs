@@ -107,7 +107,12 @@ impl Segment {
     pub(super) fn sync(&self) -> Result<(), LocalError> {
         #[cfg(test)]
         self.faults.before_sync().map_err(|error| self.error("sync", error))?;
-        self.file.sync_data().map_err(|error| self.error("sync", error))
+        #[cfg(test)]
+        let synced_len = self.len()?;
+        self.file.sync_data().map_err(|error| self.error("sync", error))?;
+        #[cfg(test)]
+        faults::synced(&self.path, synced_len);
+        Ok(())
     }
 
     pub(super) fn truncate(&self, len: u64) -> Result<(), LocalError> {
@@ -166,8 +171,35 @@ pub(super) fn list(dir: &Path) -> Result<Vec<u64>, LocalError> {
 pub(super) mod faults {
     //! Failures of the disk, on demand.
 
-    use super::{File, FileExt, IoSlice, io};
+    use std::collections::BTreeMap;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    use parking_lot::Mutex;
+
+    use super::{File, FileExt, IoSlice, Path, PathBuf, io};
+
+    /// What a power cut would leave of each journal file: the bytes that were there when the last
+    /// good sync began, and whether its name was synced since it was made.
+    static SYNCED: Mutex<BTreeMap<PathBuf, Durable>> = Mutex::new(BTreeMap::new());
+
+    #[derive(Debug, Clone, Copy, Default)]
+    pub struct Durable {
+        pub len: u64,
+        pub has_name: bool,
+    }
+
+    pub fn synced(path: &Path, len: u64) {
+        SYNCED.lock().entry(path.to_owned()).or_default().len = len;
+    }
+
+    pub fn names_synced(names: &[PathBuf]) {
+        let mut synced = SYNCED.lock();
+        names.iter().for_each(|path| synced.entry(path.clone()).or_default().has_name = true);
+    }
+
+    pub fn durable(path: &Path) -> Durable {
+        SYNCED.lock().get(path).copied().unwrap_or_default()
+    }
 
     #[derive(Debug)]
     pub struct Faults {

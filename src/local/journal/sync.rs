@@ -136,7 +136,14 @@ impl Tail {
 
 /// Makes the names in a directory durable.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), LocalError> {
+    #[cfg(test)]
+    let names: Vec<_> = std::fs::read_dir(dir)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+        .map_err(|error| LocalError::io("list", dir, error))?;
     File::open(dir)
         .and_then(|file| file.sync_all())
-        .map_err(|error| LocalError::io("sync", dir, error))
+        .map_err(|error| LocalError::io("sync", dir, error))?;
+    #[cfg(test)]
+    super::segment::faults::names_synced(&names);
+    Ok(())
 }
