@@ -1,0 +1,265 @@
+//! Operations, as values that can be drawn, printed and replayed. Names, directories and files are
+//! chosen by small numbers, so that operations meet each other.
+
+use proptest::prelude::*;
+
+use dormouse::fs::{AllocateMode, RenameMode, XattrMode};
+use dormouse::types::Kind;
+
+/// Which inode: taken modulo how many there are when the operation runs.
+pub type Pick = u8;
+
+/// Which name, of a handful.
+pub type NamePick = u8;
+
+/// One step of a history.
+#[derive(Debug, Clone)]
+pub enum Op {
+    Make {
+        dir: Pick,
+        name: NamePick,
+        kind: Kind,
+        mode: u32,
+        root: bool,
+    },
+    Open {
+        dir: Pick,
+        name: NamePick,
+        mode: u32,
+        exclusive: bool,
+    },
+    Lookup {
+        dir: Pick,
+        name: NamePick,
+    },
+    Link {
+        file: Pick,
+        dir: Pick,
+        name: NamePick,
+    },
+    Unlink {
+        dir: Pick,
+        name: NamePick,
+    },
+    Rmdir {
+        dir: Pick,
+        name: NamePick,
+    },
+    Rename {
+        from: (Pick, NamePick),
+        to: (Pick, NamePick),
+        mode: RenameMode,
+    },
+    Write {
+        file: Pick,
+        offset: u64,
+        len: u32,
+        byte: u8,
+        kill_priv: bool,
+    },
+    Read {
+        file: Pick,
+        offset: u64,
+        len: u32,
+    },
+    Resize {
+        file: Pick,
+        size: u64,
+        root: bool,
+    },
+    Chmod {
+        file: Pick,
+        mode: u32,
+    },
+    Chown {
+        file: Pick,
+        uid: Option<u32>,
+        gid: Option<u32>,
+    },
+    Utimes {
+        file: Pick,
+        atime: Option<i64>,
+        mtime: Option<i64>,
+    },
+    Allocate {
+        file: Pick,
+        offset: u64,
+        len: u64,
+        mode: AllocateMode,
+    },
+    Copy {
+        source: Pick,
+        source_offset: u64,
+        target: Pick,
+        target_offset: u64,
+        len: u64,
+    },
+    Seek {
+        file: Pick,
+        offset: u64,
+        data: bool,
+    },
+    SetXattr {
+        file: Pick,
+        name: u8,
+        len: u16,
+        mode: XattrMode,
+    },
+    RemoveXattr {
+        file: Pick,
+        name: u8,
+    },
+    List {
+        dir: Pick,
+        at_once: u8,
+    },
+    /// The kernel forgets an inode.
+    Forget {
+        file: Pick,
+    },
+    Fsync {
+        file: Pick,
+    },
+    /// The daemon is killed and started again.
+    Crash,
+    /// All staged bytes go to the store.
+    Settle,
+    /// All records go to the store; writers could go on.
+    Seal,
+    /// Seals, and goes on on another machine.
+    Move,
+}
+
+/// Offsets near what matters: the start, piece borders, and somewhere between.
+fn offset() -> impl Strategy<Value = u64> {
+    const PIECE: u64 = dormouse::fs::PIECE_LEN;
+    prop_oneof![
+        4 => 0_u64..200,
+        2 => (0_u64..3, -60_i64..60).prop_map(|(piece, by)| (piece * PIECE).saturating_add_signed(by)),
+        1 => 0..2 * PIECE + PIECE / 2,
+    ]
+}
+
+fn len() -> impl Strategy<Value = u32> {
+    prop_oneof![6 => 0_u32..120, 1 => 0_u32..600 * 1024]
+}
+
+fn rename_mode() -> impl Strategy<Value = RenameMode> {
+    prop_oneof![
+        3 => Just(RenameMode::Replace),
+        1 => Just(RenameMode::NoReplace),
+        1 => Just(RenameMode::Exchange),
+    ]
+}
+
+fn allocate_mode() -> impl Strategy<Value = AllocateMode> {
+    prop_oneof![
+        Just(AllocateMode::Extend),
+        Just(AllocateMode::KeepSize),
+        Just(AllocateMode::PunchHole),
+        any::<bool>().prop_map(|keep_size| AllocateMode::ZeroRange { keep_size }),
+    ]
+}
+
+fn xattr_mode() -> impl Strategy<Value = XattrMode> {
+    prop_oneof![Just(XattrMode::Set), Just(XattrMode::Create), Just(XattrMode::Replace)]
+}
+
+fn mode() -> impl Strategy<Value = u32> {
+    prop_oneof![Just(0o644), Just(0o755), Just(0o6755), Just(0o2755), Just(0o2644), 0_u32..0o10000]
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        4 => Just(Kind::Directory),
+        4 => Just(Kind::File),
+        2 => Just(Kind::Symlink),
+        1 => Just(Kind::Fifo),
+        1 => Just(Kind::CharDevice),
+    ]
+}
+
+const NAMES: u8 = 5;
+
+fn at() -> impl Strategy<Value = (Pick, NamePick)> {
+    (any::<u8>(), 0..NAMES)
+}
+
+/// Operations on names.
+pub fn name_op() -> BoxedStrategy<Op> {
+    prop_oneof![
+        6 => (at(), kind(), mode(), any::<bool>())
+            .prop_map(|((dir, name), kind, mode, root)| Op::Make { dir, name, kind, mode, root }),
+        3 => (at(), mode(), any::<bool>())
+            .prop_map(|((dir, name), mode, exclusive)| Op::Open { dir, name, mode, exclusive }),
+        2 => at().prop_map(|(dir, name)| Op::Lookup { dir, name }),
+        2 => (any::<u8>(), at()).prop_map(|(file, (dir, name))| Op::Link { file, dir, name }),
+        3 => at().prop_map(|(dir, name)| Op::Unlink { dir, name }),
+        2 => at().prop_map(|(dir, name)| Op::Rmdir { dir, name }),
+        5 => (at(), at(), rename_mode())
+            .prop_map(|(from, to, mode)| Op::Rename { from, to, mode }),
+        1 => (any::<u8>(), 1_u8..6).prop_map(|(dir, at_once)| Op::List { dir, at_once }),
+        2 => any::<u8>().prop_map(|file| Op::Forget { file }),
+    ]
+    .boxed()
+}
+
+/// Operations on content.
+pub fn content_op() -> BoxedStrategy<Op> {
+    prop_oneof![
+        8 => (any::<u8>(), offset(), len(), any::<u8>(), any::<bool>()).prop_map(
+            |(file, offset, len, byte, kill_priv)| Op::Write { file, offset, len, byte, kill_priv }
+        ),
+        4 => (any::<u8>(), offset(), len())
+            .prop_map(|(file, offset, len)| Op::Read { file, offset, len }),
+        3 => (any::<u8>(), offset(), any::<bool>())
+            .prop_map(|(file, size, root)| Op::Resize { file, size, root }),
+        3 => (any::<u8>(), offset(), len(), allocate_mode()).prop_map(
+            |(file, offset, len, mode)| Op::Allocate { file, offset, len: len.into(), mode }
+        ),
+        3 => (any::<u8>(), offset(), any::<u8>(), offset(), len()).prop_map(
+            |(source, source_offset, target, target_offset, len)| Op::Copy {
+                source, source_offset, target, target_offset, len: len.into(),
+            }
+        ),
+        2 => (any::<u8>(), offset(), any::<bool>())
+            .prop_map(|(file, offset, data)| Op::Seek { file, offset, data }),
+        1 => any::<u8>().prop_map(|file| Op::Fsync { file }),
+    ]
+    .boxed()
+}
+
+/// Operations on attributes.
+pub fn attribute_op() -> BoxedStrategy<Op> {
+    let id = || prop::option::of(prop_oneof![Just(0_u32), Just(1000)]);
+    let time = || prop::option::of(-5_i64..2_000_000_000);
+    prop_oneof![
+        (any::<u8>(), mode()).prop_map(|(file, mode)| Op::Chmod { file, mode }),
+        (any::<u8>(), id(), id()).prop_map(|(file, uid, gid)| Op::Chown { file, uid, gid }),
+        (any::<u8>(), time(), time()).prop_map(|(file, atime, mtime)| Op::Utimes {
+            file,
+            atime,
+            mtime
+        }),
+        (any::<u8>(), 0_u8..6, 0_u16..2000, xattr_mode())
+            .prop_map(|(file, name, len, mode)| Op::SetXattr { file, name, len, mode }),
+        (any::<u8>(), 0_u8..6).prop_map(|(file, name)| Op::RemoveXattr { file, name }),
+    ]
+    .boxed()
+}
+
+/// What happens to the machine.
+pub fn machine_op() -> BoxedStrategy<Op> {
+    prop_oneof![Just(Op::Crash), Just(Op::Settle), Just(Op::Seal), Just(Op::Move)].boxed()
+}
+
+/// Any operation.
+pub fn op() -> BoxedStrategy<Op> {
+    prop_oneof![
+        10 => name_op(),
+        10 => content_op(),
+        4 => attribute_op(),
+        2 => machine_op(),
+    ]
+    .boxed()
+}
