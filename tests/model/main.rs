@@ -8,6 +8,7 @@ mod ops;
 mod run;
 
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 
 use ops::Op;
 use run::Run;
@@ -21,7 +22,14 @@ fn replay(history: &[Op]) {
 fn config(cases: u32) -> ProptestConfig {
     // PROPTEST_CASES multiplies the work for a long run.
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(cases);
-    ProptestConfig { cases, max_shrink_iters: 2000, ..ProptestConfig::default() }
+    // Seeds of failures are kept there, and run first from then on.
+    let seeds = FileFailurePersistence::Direct("tests/model/seeds.txt");
+    ProptestConfig {
+        cases,
+        max_shrink_iters: 2000,
+        failure_persistence: Some(Box::new(seeds)),
+        ..ProptestConfig::default()
+    }
 }
 
 proptest! {

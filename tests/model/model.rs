@@ -99,7 +99,9 @@ impl Node {
     fn touch_content(&mut self, now: Time) {
         self.attr.mtime = now;
         self.attr.ctime = now;
-        self.xattrs.remove(&b"security.capability"[..]);
+        if self.attr.kind == Kind::File {
+            self.xattrs.remove(&b"security.capability"[..]);
+        }
     }
 }
 
