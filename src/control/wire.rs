@@ -1,0 +1,76 @@
+//! What goes over the control socket: JSON, one event per line.
+
+use serde::{Deserialize, Serialize};
+
+/// What a daemon can be told to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// Seal a snapshot while the mount goes on.
+    Checkpoint,
+    /// Seal, unmount, release the lease, end the daemon. Files may be open.
+    Hibernate {
+        /// Give up when the store could not be reached for this long, and keep the mount.
+        timeout_secs: Option<u64>,
+    },
+    /// Unmount only if nothing is in use, then hibernate or leave the data on this machine.
+    Unmount {
+        /// Leave without the store: what is not uploaded stays in the cache directory.
+        keep_local: bool,
+        /// As for `Hibernate`.
+        timeout_secs: Option<u64>,
+    },
+}
+
+impl Command {
+    /// The path that the command is posted to.
+    #[must_use]
+    pub fn path(&self) -> &'static str {
+        match self {
+            Command::Checkpoint => "/v1/checkpoint",
+            Command::Hibernate { .. } => "/v1/hibernate",
+            Command::Unmount { .. } => "/v1/unmount",
+        }
+    }
+}
+
+/// How far a seal has come. Totals may grow while it runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What is being done, as a short phrase for a person.
+    pub phase: String,
+    /// Bytes uploaded so far.
+    pub bytes_done: u64,
+    /// Bytes to upload, as known now.
+    pub bytes_total: u64,
+    /// Packs confirmed in the store so far.
+    pub packs_done: u64,
+    /// Packs of this seal, as known now.
+    pub packs_total: u64,
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The exit code of `docs/cli.md` that says it.
+    pub code: u8,
+    /// What happened, to what.
+    pub message: String,
+    /// What to do, where there is something.
+    pub hint: Option<String>,
+}
+
+/// One line of a command's answer. The last one is `Done` or `Failed`, and only the last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// It goes on.
+    Progress(Progress),
+    /// It is done; the facts, as `--json` prints them.
+    Done {
+        /// The receipt.
+        receipt: serde_json::Value,
+    },
+    /// It is not done.
+    Failed(Refusal),
+}
