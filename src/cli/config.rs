@@ -1,0 +1,95 @@
+//! The configuration file: TOML, with the same names as the flags.
+
+use std::io;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::args::{LogArgs, StoreArgs, TuningArgs};
+use super::exit::{Failure, Outcome};
+
+/// Read where it exists.
+pub const DEFAULT_PATH: &str = "/etc/dormouse.toml";
+
+/// Longest configuration that is read.
+const LEN_MAX: u64 = 1024 * 1024;
+
+/// What the file may say. Unknown names are errors: a typing mistake must not go unseen.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `[store]`: `url`, `endpoint`, `region`, ...
+    pub store: StoreArgs,
+    /// `[mount]`: `cache-size`, `lease-ttl`, ...
+    pub mount: TuningArgs,
+    /// `[log]`: `level`, `format`.
+    pub log: LogArgs,
+}
+
+/// Reads the file that was named, or the default one if there is one.
+pub fn load(named: Option<&Path>) -> Outcome<Config> {
+    let path = named.unwrap_or(Path::new(DEFAULT_PATH));
+    let text = match read(path) {
+        Ok(text) => text,
+        Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Config::default());
+        }
+        Err(error) => return Err(Failure::usage(format!("{}: {error}", path.display()))),
+    };
+    let parsed = toml::from_str(&text);
+    parsed.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(LEN_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::exit::Code;
+    use crate::cli::units::{ByteSize, Span};
+    use std::time::Duration;
+
+    fn loaded(text: &str) -> Outcome<Config> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, text).unwrap();
+        load(Some(&path))
+    }
+
+    #[test]
+    fn names_and_values_are_those_of_the_flags() {
+        let text = "[store]\nurl = \"s3://b/p\"\npath-style = true\ntimeout = 30\n\
+                    [mount]\ncache-size = \"20G\"\nlease-ttl = \"5m\"\nallow-dev = false\n\
+                    [log]\nlevel = \"debug\"\nformat = \"json\"\n";
+        let config = loaded(text).unwrap();
+        assert_eq!(config.store.url.as_deref(), Some("s3://b/p"));
+        assert_eq!(config.store.path_style, Some(true));
+        assert_eq!(config.store.timeout, Some(Span(Duration::from_secs(30))));
+        assert_eq!(config.mount.cache_size, Some(ByteSize(20 << 30)));
+        assert_eq!(config.mount.lease_ttl, Some(Span(Duration::from_secs(300))));
+        assert_eq!(config.mount.allow_dev, Some(false));
+        assert_eq!(config.log.level.as_deref(), Some("debug"));
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_file_and_line() {
+        for bad in ["[store]\nulr = \"x\"\n", "[mount]\ncache-size = \"big\"\n", "[stoer]\n", "x"] {
+            let failure = loaded(bad).unwrap_err();
+            assert_eq!(failure.code, Code::Usage);
+            let both = failure.message.contains("c.toml") && failure.message.contains("line");
+            assert!(both, "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        let failure = load(Some(Path::new("/nonexistent/x.toml"))).unwrap_err();
+        assert_eq!(failure.code, Code::Usage);
+        assert!(failure.message.contains("/nonexistent/x.toml"));
+    }
+}
