@@ -251,6 +251,11 @@ pub struct MountArgs {
     #[arg(long, conflicts_with_all = ["read_only", "at"], help_heading = "Workspace")]
     pub steal: bool,
 
+    /// Drop local changes that were never sealed, where another machine has sealed others since:
+    /// the two can't be joined.
+    #[arg(long, conflicts_with_all = ["read_only", "at"], help_heading = "Workspace")]
+    pub discard_local: bool,
+
     /// Stay in the foreground, log to standard error, and tell systemd when the mount is usable.
     #[arg(long, short = 'f', help_heading = "Mount")]
     pub foreground: bool,

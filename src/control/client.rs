@@ -10,7 +10,8 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 
-use super::wire::{Command, Event, Progress, Refusal};
+use super::wire::{Command, Event, Refusal};
+use crate::workspace::ProgressView;
 
 /// Longest answer to a plain question, and longest line of a stream.
 const ANSWER_LEN_MAX: usize = 16 * 1024 * 1024;
@@ -79,7 +80,7 @@ impl Client {
     pub fn run(
         &self,
         command: &Command,
-        on_progress: &mut dyn FnMut(&Progress),
+        on_progress: &mut dyn FnMut(&ProgressView),
     ) -> Result<serde_json::Value, ClientError> {
         let body = serde_json::to_vec(command).map_err(|error| broken(&error))?;
         runtime()?.block_on(async {
@@ -155,7 +156,7 @@ async fn collect(response: Response<Incoming>) -> Result<Bytes, ClientError> {
 /// Reads events line by line to the result.
 async fn follow(
     response: Response<Incoming>,
-    on_progress: &mut dyn FnMut(&Progress),
+    on_progress: &mut dyn FnMut(&ProgressView),
 ) -> Result<serde_json::Value, ClientError> {
     let mut body = response.into_body();
     let mut pending = Vec::new();

@@ -278,6 +278,7 @@ mod tests {
     fn a_directory_open_to_others_is_not_trusted() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let registry = Registry::new(dir.path());
         registry.register(&registration("/a")).unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();

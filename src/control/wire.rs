@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::workspace::ProgressView;
+
 /// What a daemon can be told to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
@@ -34,21 +36,6 @@ impl Command {
     }
 }
 
-/// How far a seal has come. Totals may grow while it runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    /// What is being done, as a short phrase for a person.
-    pub phase: String,
-    /// Bytes uploaded so far.
-    pub bytes_done: u64,
-    /// Bytes to upload, as known now.
-    pub bytes_total: u64,
-    /// Packs confirmed in the store so far.
-    pub packs_done: u64,
-    /// Packs of this seal, as known now.
-    pub packs_total: u64,
-}
-
 /// Why a command was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
@@ -65,7 +52,7 @@ pub struct Refusal {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// It goes on.
-    Progress(Progress),
+    Progress(ProgressView),
     /// It is done; the facts, as `--json` prints them.
     Done {
         /// The receipt.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
-use crate::control::{Client, ClientError, Progress};
+use crate::control::{Client, ClientError};
+use crate::workspace::ProgressView;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -43,7 +44,7 @@ fn status_and_metrics_are_answered() {
 fn a_command_reports_its_progress_and_ends_with_its_receipt() {
     let (_dir, server, client) = started(Box::new(|command, report| {
         assert_eq!(command, Command::Hibernate { timeout_secs: Some(7) });
-        report(Event::Progress(Progress { packs_done: 1, ..Progress::default() }));
+        report(Event::Progress(ProgressView { packs_done: 1, ..ProgressView::default() }));
         report(Event::Done { receipt: json!({"snapshot": "s"}) });
         report(Event::Done { receipt: json!("said twice") });
     }));

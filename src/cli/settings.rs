@@ -1,0 +1,284 @@
+//! Valid settings: flags over environment over configuration file over defaults, checked once.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::args::{MountArgs, StoreArgs, TuningArgs};
+use super::config::Config;
+use super::exit::{Failure, Outcome};
+use super::paths::{self, CacheUse};
+use crate::remote::{RemoteOptions, StoreUrl};
+use crate::types::WorkspaceName;
+
+/// How long a request to the store may take, its retries included.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+
+/// Shortest lease: a shorter one would be renewed all the time.
+const LEASE_TTL_MIN: Duration = Duration::from_secs(10);
+
+/// Longest lease: nobody waits longer for a dead machine.
+const LEASE_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Smallest budget of local data: below, a journal segment and a pack don't fit.
+const CACHE_BYTES_MIN: u64 = 128 << 20;
+
+/// Most threads that serve the kernel.
+const THREADS_MAX: u16 = 256;
+
+/// What the process was started with, read once.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// Effective user is root.
+    pub is_root: bool,
+    /// Effective user and group.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// Where relative paths begin.
+    pub working_dir: PathBuf,
+    /// `$HOME`.
+    pub home: Option<PathBuf>,
+    /// `$XDG_STATE_HOME`.
+    pub state_home: Option<PathBuf>,
+    /// `$XDG_RUNTIME_DIR`.
+    pub runtime_dir: Option<PathBuf>,
+    /// `$DORMOUSE_RUNTIME_DIR`: the registry elsewhere than in the usual place.
+    pub dormouse_runtime_dir: Option<PathBuf>,
+    /// What this machine calls itself.
+    pub host: String,
+}
+
+impl Environment {
+    /// Reads the process's environment.
+    pub fn read() -> Outcome<Environment> {
+        let path = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let absolute = |name: &str| path(name).filter(|path| path.is_absolute());
+        let working_dir = std::env::current_dir()
+            .map_err(|error| Failure::usage(format!("the working directory: {error}")))?;
+        let host = nix::unistd::gethostname();
+        let uid = nix::unistd::geteuid();
+        Ok(Environment {
+            is_root: uid.is_root(),
+            uid: uid.as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            working_dir,
+            home: absolute("HOME"),
+            state_home: absolute("XDG_STATE_HOME"),
+            runtime_dir: absolute("XDG_RUNTIME_DIR"),
+            dormouse_runtime_dir: absolute("DORMOUSE_RUNTIME_DIR"),
+            host: host.map_or_else(
+                |_| "unknown".to_owned(),
+                |name| name.to_string_lossy().into_owned(),
+            ),
+        })
+    }
+}
+
+/// A store and how to reach it.
+#[derive(Debug, Clone)]
+pub struct StoreSettings {
+    /// The address.
+    pub url: StoreUrl,
+    /// The rest.
+    pub remote: RemoteOptions,
+}
+
+impl StoreSettings {
+    /// Checks what flags and configuration say of the store.
+    pub fn new(flags: StoreArgs, config: &Config) -> Outcome<StoreSettings> {
+        let args = flags.over(config.store.clone());
+        let text = args.url.filter(|url| !url.is_empty());
+        let text = text.ok_or_else(|| {
+            Failure::usage("no store was named")
+                .hint("give --store URL, set DORMOUSE_STORE, or write it into /etc/dormouse.toml")
+        })?;
+        let url: StoreUrl = text.parse().map_err(Failure::from)?;
+        let deadline = args.timeout.map_or(TIMEOUT_DEFAULT, |span| span.0);
+        if deadline.is_zero() {
+            return Err(Failure::usage("--timeout must be more than zero"));
+        }
+        if let Some(endpoint) = &args.endpoint
+            && !(endpoint.starts_with("http://") || endpoint.starts_with("https://"))
+        {
+            let message = format!("--endpoint {endpoint}: must begin with http:// or https://");
+            return Err(Failure::usage(message));
+        }
+        let remote = RemoteOptions {
+            endpoint: args.endpoint.filter(|text| !text.is_empty()),
+            region: args.region.filter(|text| !text.is_empty()),
+            path_style: args.path_style,
+            profile: args.profile.filter(|text| !text.is_empty()),
+            deadline,
+            ..RemoteOptions::default()
+        };
+        Ok(StoreSettings { url, remote })
+    }
+
+    /// Flags that reach the same store again, for the registry. No secrets: there are none in
+    /// flags.
+    #[must_use]
+    pub fn to_flags(&self) -> Vec<String> {
+        let mut flags = vec![format!("--store={}", self.url)];
+        let remote = &self.remote;
+        flags.extend(remote.endpoint.as_ref().map(|it| format!("--endpoint={it}")));
+        flags.extend(remote.region.as_ref().map(|it| format!("--region={it}")));
+        flags.extend(remote.path_style.map(|it| format!("--path-style={it}")));
+        flags.extend(remote.profile.as_ref().map(|it| format!("--profile={it}")));
+        flags
+    }
+}
+
+/// What a mount looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum View {
+    /// The workspace, for writing.
+    Writer,
+    /// The newest snapshot.
+    Newest,
+    /// This snapshot: an id, the beginning of one, or `latest`.
+    At(String),
+}
+
+/// A mount, checked as far as that can be done without the store.
+#[derive(Debug, Clone)]
+pub struct MountSettings {
+    /// The store.
+    pub store: StoreSettings,
+    /// The workspace.
+    pub name: WorkspaceName,
+    /// Absolute.
+    pub mountpoint: PathBuf,
+    /// Absolute, not inside the mountpoint.
+    pub cache_dir: PathBuf,
+    /// Budget of local data, bytes.
+    pub cache_bytes: u64,
+    /// For writing or for looking.
+    pub view: View,
+    /// Make the workspace if there is none.
+    pub create: bool,
+    /// Take the lease from its holder.
+    pub steal: bool,
+    /// Drop unsealed local changes that can't be joined with what others sealed.
+    pub discard_local: bool,
+    /// See `--lease-ttl`.
+    pub lease_ttl: Duration,
+    /// See `--checkpoint-interval`; zero: never.
+    pub checkpoint_interval: Duration,
+    /// See `--max-unsynced-age`.
+    pub unsynced_age_max: Option<Duration>,
+    /// See `--max-unsynced-bytes`; zero: no cap.
+    pub unsynced_bytes_max: u64,
+    /// Threads that serve the kernel; none: one per core.
+    pub threads: Option<usize>,
+    /// Honour set-user-id bits.
+    pub allow_suid: bool,
+    /// Let device nodes be opened.
+    pub allow_dev: bool,
+    /// Stay in the foreground.
+    pub foreground: bool,
+}
+
+impl MountSettings {
+    /// Checks what flags and configuration say of a mount.
+    pub fn new(args: MountArgs, config: &Config, env: &Environment) -> Outcome<MountSettings> {
+        let mut store = StoreSettings::new(args.store, config)?;
+        let tuning = args.tuning.over(config.mount.clone());
+        let name: WorkspaceName = args.name.parse().map_err(Failure::usage)?;
+        let mountpoint = paths::absolute(&args.mountpoint, env)?;
+        let view = match (args.at, args.read_only) {
+            (Some(at), _) => View::At(at),
+            (None, true) => View::Newest,
+            (None, false) => View::Writer,
+        };
+        let cache_use = match view {
+            View::Writer => CacheUse::Writer,
+            _ => CacheUse::Reader(&mountpoint),
+        };
+        let cache_dir = cache_dir(&tuning, &store, name.as_str(), cache_use, env)?;
+        paths::check_outside(&cache_dir, &mountpoint)?;
+        store.remote.upload_bytes_per_sec_max = tuning.upload_limit.map_or(0, |size| size.0);
+        Ok(MountSettings {
+            name,
+            cache_bytes: cache_bytes(&tuning, &cache_dir)?,
+            create: tuning.create.unwrap_or(false),
+            steal: args.steal,
+            discard_local: args.discard_local,
+            lease_ttl: lease_ttl(&tuning)?,
+            checkpoint_interval: tuning
+                .checkpoint_interval
+                .map_or(Duration::from_secs(60), |span| span.0),
+            unsynced_age_max: tuning.max_unsynced_age.map(|span| span.0),
+            unsynced_bytes_max: tuning.max_unsynced_bytes.map_or(0, |size| size.0),
+            threads: threads(&tuning)?,
+            allow_suid: tuning.allow_suid.unwrap_or(false),
+            allow_dev: tuning.allow_dev.unwrap_or(false),
+            foreground: args.foreground,
+            store,
+            mountpoint,
+            cache_dir,
+            view,
+        })
+    }
+
+    /// Whether nothing can be written.
+    #[must_use]
+    pub fn read_only(&self) -> bool {
+        self.view != View::Writer
+    }
+}
+
+/// The directory of local data that flags name, or the default one.
+pub fn cache_dir(
+    tuning: &TuningArgs,
+    store: &StoreSettings,
+    workspace: &str,
+    of: CacheUse,
+    env: &Environment,
+) -> Outcome<PathBuf> {
+    if let Some(dir) = &tuning.cache_dir {
+        return paths::absolute(dir, env);
+    }
+    let root = match &tuning.cache_root {
+        Some(root) => paths::absolute(root, env)?,
+        None => paths::default_cache_root(env)?,
+    };
+    let endpoint = store.remote.endpoint.as_deref();
+    Ok(root.join(paths::cache_folder(&store.url.to_string(), endpoint, workspace, of)))
+}
+
+/// The budget of local data that flags name, or a fair share of the disk.
+pub fn cache_bytes(tuning: &TuningArgs, cache_dir: &Path) -> Outcome<u64> {
+    match tuning.cache_size {
+        Some(size) if size.0 < CACHE_BYTES_MIN => Err(Failure::usage(format!(
+            "--cache-size {size}: must be at least {}",
+            super::units::ByteSize(CACHE_BYTES_MIN)
+        ))),
+        Some(size) => Ok(size.0),
+        None => {
+            let free = paths::disk_free(cache_dir).ok_or_else(|| {
+                Failure::usage(format!("{}: can't tell its free space", cache_dir.display()))
+                    .hint("give --cache-size")
+            })?;
+            Ok(paths::default_cache_bytes(free, paths::used_bytes(cache_dir)))
+        }
+    }
+}
+
+fn lease_ttl(tuning: &TuningArgs) -> Outcome<Duration> {
+    let ttl = tuning.lease_ttl.map_or(Duration::from_secs(600), |span| span.0);
+    if (LEASE_TTL_MIN..=LEASE_TTL_MAX).contains(&ttl) {
+        Ok(ttl)
+    } else {
+        Err(Failure::usage("--lease-ttl must be between 10 seconds and 24 hours"))
+    }
+}
+
+fn threads(tuning: &TuningArgs) -> Outcome<Option<usize>> {
+    match tuning.threads {
+        Some(0) => Err(Failure::usage("--threads must be at least 1")),
+        Some(count) if count > THREADS_MAX => {
+            Err(Failure::usage(format!("--threads must be at most {THREADS_MAX}")))
+        }
+        count => Ok(count.map(usize::from)),
+    }
+}
