@@ -1,0 +1,117 @@
+//! What every command works with.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::config::Config;
+use super::exit::{Code, Failure, Outcome};
+use super::paths;
+use super::settings::Environment;
+use crate::control::{Client, Liveness, Registration, Registry};
+use crate::types::Clock;
+
+/// How long a daemon may take to say its status.
+pub const STATUS_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The process's circumstances: what it was started with, read once.
+#[derive(Debug)]
+pub struct Context {
+    /// `--json`.
+    pub json: bool,
+    /// The configuration file.
+    pub config: Config,
+    /// The process's environment.
+    pub env: Environment,
+    /// Daemons of this machine.
+    pub registry: Registry,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What `PATH|NAME` was found to mean.
+#[derive(Debug)]
+pub enum Target {
+    /// A mount whose daemon runs.
+    Running(Registration),
+    /// What a daemon left that ended without taking leave.
+    Stale(Registration),
+    /// Nothing known under this name or path.
+    Unknown,
+}
+
+impl Context {
+    /// Finds the mount that a person means: a path if it has a slash or is a registered
+    /// mountpoint, otherwise the name of a workspace.
+    pub fn find(&self, text: &str) -> Outcome<Target> {
+        let path = paths::absolute(Path::new(text), &self.env)?;
+        if let Some(found) = self.registry.find(&path)? {
+            return Ok(Target::from(found));
+        }
+        if text.contains('/') || text == "." || text == ".." {
+            return Ok(Target::Unknown);
+        }
+        let all = self.registry.list()?;
+        let named = |entry: &&(Registration, Liveness)| entry.0.workspace == text;
+        let mut running = all.iter().filter(named).filter(|it| it.1 == Liveness::Running);
+        let writers: Vec<_> = running.clone().filter(|it| !it.0.read_only).collect();
+        match (writers.as_slice(), running.next(), running.next()) {
+            ([writer], ..) => Ok(Target::Running(writer.0.clone())),
+            ([], Some(only), None) => Ok(Target::Running(only.0.clone())),
+            ([], None, _) => {
+                let stale = all.iter().filter(named).find(|it| !it.0.read_only);
+                Ok(stale.map_or(Target::Unknown, |it| Target::Stale(it.0.clone())))
+            }
+            _ => Err(Failure::usage(format!("workspace {text} is mounted more than once here"))
+                .hint("name the mountpoint; `dormouse status` lists them")),
+        }
+    }
+
+    /// The running mount that a person means, or a failure that says what there is instead.
+    pub fn running(&self, text: &str) -> Outcome<(Registration, Client)> {
+        match self.find(text)? {
+            Target::Running(entry) => {
+                let client = Client::new(&entry.socket);
+                Ok((entry, client))
+            }
+            Target::Stale(entry) => Err(self.died(&entry)),
+            Target::Unknown => Err(self.unknown(text)),
+        }
+    }
+
+    /// Nothing is mounted under this name or path.
+    #[must_use]
+    pub fn unknown(&self, text: &str) -> Failure {
+        let failure = Failure::new(Code::NotFound, format!("{text}: no workspace is mounted there"));
+        match self.registry.list() {
+            Ok(all) if !all.is_empty() => failure.hint("`dormouse status` lists the mounts"),
+            _ => failure,
+        }
+    }
+
+    /// The daemon of this entry has ended without taking leave.
+    #[must_use]
+    pub fn died(&self, entry: &Registration) -> Failure {
+        let mountpoint = entry.mountpoint.display();
+        let message = format!("{mountpoint}: its daemon (process {}) has died", entry.pid);
+        Failure::new(Code::NotFound, message).hint(format!(
+            "nothing that was written is lost: `dormouse mount` goes on, `dormouse hibernate \
+             {mountpoint}` puts it into the store; local data: {}",
+            entry.cache_dir.display()
+        ))
+    }
+
+    /// A path from the command line, absolute.
+    pub fn absolute(&self, path: &Path) -> Outcome<PathBuf> {
+        paths::absolute(path, &self.env)
+    }
+}
+
+impl From<(Registration, Liveness)> for Target {
+    fn from((entry, liveness): (Registration, Liveness)) -> Target {
+        match liveness {
+            Liveness::Running => Target::Running(entry),
+            Liveness::Stale => Target::Stale(entry),
+        }
+    }
+}

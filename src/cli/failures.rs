@@ -1,0 +1,110 @@
+//! What the layers below report, as exit codes and messages: the one place that maps them.
+
+use super::exit::{Code, Failure};
+use crate::control::{ClientError, RegistryError};
+use crate::local::LocalError;
+use crate::remote::RemoteError;
+use crate::workspace::WorkspaceError;
+
+const KEPT: &str = "everything is kept in the cache directory; the same command can be given again";
+
+impl From<RemoteError> for Failure {
+    fn from(error: RemoteError) -> Failure {
+        let failure = |code| Failure::new(code, &error);
+        match &error {
+            RemoteError::BadUrl { .. } => {
+                failure(Code::Usage).hint("a store is file:///DIR or s3://BUCKET[/PREFIX]")
+            }
+            RemoteError::Absent { .. } => failure(Code::NotFound),
+            RemoteError::NoStore { .. } => failure(Code::NotFound)
+                .hint("a bucket must exist; `dormouse init` makes the directory of a file: store"),
+            RemoteError::Denied { .. } => failure(Code::Denied).hint(
+                "credentials come from the standard AWS chain: AWS_ACCESS_KEY_ID and \
+                 AWS_SECRET_ACCESS_KEY, --profile, web identity, instance metadata",
+            ),
+            RemoteError::Unavailable { .. } | RemoteError::Ambiguous { .. } => {
+                failure(Code::Unreachable).hint(KEPT)
+            }
+            RemoteError::Conflict { .. } => failure(Code::LeaseHeld),
+            RemoteError::Full { .. } => failure(Code::NoSpace),
+            RemoteError::Corrupt { .. } => failure(Code::Damaged),
+            RemoteError::NoConditions { .. } => failure(Code::NoConditions),
+            RemoteError::BadKey { .. } => failure(Code::Internal),
+        }
+    }
+}
+
+impl From<LocalError> for Failure {
+    fn from(error: LocalError) -> Failure {
+        let failure = |code| Failure::new(code, &error);
+        match &error {
+            LocalError::Locked { pid, .. } => {
+                failure(Code::Busy).hint(format!("`dormouse status` shows its mount; ps {pid}"))
+            }
+            LocalError::Foreign { .. } => {
+                failure(Code::Diverged).hint("give an empty directory as --cache-dir")
+            }
+            LocalError::Version { .. } | LocalError::Corrupt { .. } => failure(Code::Damaged),
+            LocalError::Full => failure(Code::NoSpace).hint("make room on it; nothing is lost"),
+            LocalError::Quota { .. } => {
+                failure(Code::NoSpace).hint("raise --cache-size, or wait for the upload")
+            }
+            LocalError::TooLarge { .. }
+            | LocalError::NotStaged(_)
+            | LocalError::Poisoned { .. }
+            | LocalError::Closed
+            | LocalError::Io { .. }
+            | LocalError::Rocks(_) => failure(Code::Internal),
+        }
+    }
+}
+
+impl From<WorkspaceError> for Failure {
+    fn from(error: WorkspaceError) -> Failure {
+        let failure = |code| Failure::new(code, &error);
+        match error {
+            WorkspaceError::Remote(error) => Failure::from(error),
+            WorkspaceError::Local(error) => Failure::from(error),
+            WorkspaceError::NoStore
+            | WorkspaceError::NoWorkspace { .. }
+            | WorkspaceError::NoSnapshot { .. } => failure(Code::NotFound),
+            WorkspaceError::LeaseHeld { .. } => failure(Code::LeaseHeld),
+            WorkspaceError::Fenced { .. } => failure(Code::Fenced),
+            WorkspaceError::Diverged { .. }
+            | WorkspaceError::WrongDirectory { .. }
+            | WorkspaceError::Unsynced { .. } => failure(Code::Diverged),
+            WorkspaceError::ReadOnly { .. } => failure(Code::Usage),
+            WorkspaceError::Closed { .. } => failure(Code::Internal),
+            WorkspaceError::Unavailable { .. } | WorkspaceError::Stopped => {
+                failure(Code::Unreachable)
+            }
+            WorkspaceError::NewerFormat { .. } | WorkspaceError::Corrupt { .. } => {
+                failure(Code::Damaged)
+            }
+        }
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Failure {
+        match error {
+            RegistryError::Untrusted { .. } => Failure::usage(error),
+            RegistryError::Io { .. } => Failure::new(Code::Internal, error)
+                .hint("DORMOUSE_RUNTIME_DIR names another place for it"),
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Failure {
+        match error {
+            ClientError::Refused(refusal) => Failure::from(refusal),
+            ClientError::Gone { .. } => Failure::new(Code::NotFound, error),
+            ClientError::Late { .. } => {
+                Failure::new(Code::Internal, error).hint("is the daemon stopped? see its log")
+            }
+            ClientError::Broken { .. } => Failure::new(Code::Internal, error)
+                .hint("nothing is lost: see the daemon's log, then mount or hibernate again"),
+        }
+    }
+}
