@@ -94,9 +94,10 @@ pub struct StoreArgs {
     #[arg(long, value_name = "NAME", env = "DORMOUSE_PROFILE", hide_env_values = true)]
     pub profile: Option<String>,
 
-    /// Give up when the store has not answered for this long, retries included.
-    #[arg(long, value_name = "DURATION", env = "DORMOUSE_TIMEOUT", hide_env_values = true)]
-    #[arg(long_help = help::TIMEOUT)]
+    /// Give up on a request when the store has not answered for this long, retries included.
+    /// Default: 60s. In the configuration file: `timeout`.
+    #[arg(long = "store-timeout", value_name = "DURATION", env = "DORMOUSE_STORE_TIMEOUT")]
+    #[arg(hide_env_values = true)]
     pub timeout: Option<Span>,
 }
 
@@ -259,10 +260,6 @@ pub struct MountArgs {
     /// Stay in the foreground, log to standard error, and tell systemd when the mount is usable.
     #[arg(long, short = 'f', help_heading = "Mount")]
     pub foreground: bool,
-
-    /// (internal) This is the daemon's process: say on standard output how the start went.
-    #[arg(long, hide = true)]
-    pub ready_on_stdout: bool,
 }
 
 /// Commands about one running mount.
@@ -279,6 +276,11 @@ pub struct HibernateArgs {
     /// A mountpoint, or a workspace's name.
     #[arg(value_name = "PATH|NAME")]
     pub target: String,
+
+    /// Give up, and stay mounted, when not everything is in the store after this long. Default:
+    /// go on as long as the store answers.
+    #[arg(long, value_name = "DURATION")]
+    pub timeout: Option<Span>,
 
     /// The store; needed only for local data that a dead daemon left behind.
     #[command(flatten)]
@@ -307,8 +309,8 @@ pub struct UnmountArgs {
     #[arg(long)]
     pub keep_local: bool,
 
-    /// Give up, and stay mounted, when the store has not answered for this long.
-    #[arg(long, value_name = "DURATION")]
+    /// Give up when not everything is in the store after this long.
+    #[arg(long, value_name = "DURATION", conflicts_with = "keep_local")]
     pub timeout: Option<Span>,
 }
 

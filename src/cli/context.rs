@@ -8,11 +8,15 @@ use super::config::Config;
 use super::exit::{Code, Failure, Outcome};
 use super::paths;
 use super::settings::Environment;
-use crate::control::{Client, Liveness, Registration, Registry};
+use crate::control::{Client, Liveness, Registration, Registry, process_start_ticks};
 use crate::types::Clock;
 
 /// How long a daemon may take to say its status.
 pub const STATUS_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a daemon may take to end after its last word, and how often that is looked at.
+const END_DEADLINE: Duration = Duration::from_secs(20);
+const END_POLL: Duration = Duration::from_millis(5);
 
 /// The process's circumstances: what it was started with, read once.
 #[derive(Debug)]
@@ -99,6 +103,22 @@ impl Context {
              {mountpoint}` puts it into the store; local data: {}",
             entry.cache_dir.display()
         ))
+    }
+
+    /// Waits until the process of a daemon that has said its last word is gone, so that its
+    /// cache directory and mountpoint can be used again.
+    pub fn wait_gone(&self, entry: &Registration) -> Outcome {
+        let until = self.clock.monotonic() + END_DEADLINE;
+        while process_start_ticks(entry.pid) == Some(entry.start_ticks) {
+            if self.clock.monotonic() >= until {
+                return Err(Failure::internal(format!(
+                    "everything is done, but the daemon (process {}) does not end",
+                    entry.pid
+                )));
+            }
+            std::thread::sleep(END_POLL);
+        }
+        Ok(())
     }
 
     /// A path from the command line, absolute.

@@ -156,6 +156,8 @@ pub struct Failure {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// It was told to whoever waits for it: only the exit code is left to give.
+    pub is_said: bool,
 }
 
 /// What commands return.
@@ -164,7 +166,7 @@ pub type Outcome<T = ()> = Result<T, Failure>;
 impl Failure {
     /// A failure without a hint.
     pub fn new(code: Code, message: impl fmt::Display) -> Failure {
-        Failure { code, message: message.to_string(), hint: None }
+        Failure { code, message: message.to_string(), hint: None, is_said: false }
     }
 
     /// The command line or configuration is at fault.
@@ -181,6 +183,22 @@ impl Failure {
     #[must_use]
     pub fn hint(mut self, hint: impl fmt::Display) -> Failure {
         self.hint = Some(hint.to_string());
+        self
+    }
+
+    /// Adds one more thing to know.
+    #[must_use]
+    pub fn also(self, more: impl fmt::Display) -> Failure {
+        match self.hint.clone() {
+            Some(hint) => self.hint(format!("{hint}\n  {more}")),
+            None => self.hint(more),
+        }
+    }
+
+    /// Marks it as told.
+    #[must_use]
+    pub fn said(mut self) -> Failure {
+        self.is_said = true;
         self
     }
 
@@ -213,7 +231,7 @@ impl Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
         let Refusal { code, message, hint } = refusal;
-        Failure { code: Code::from_number(code), message, hint }
+        Failure { code: Code::from_number(code), message, hint, is_said: false }
     }
 }
 

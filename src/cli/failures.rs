@@ -2,6 +2,7 @@
 
 use super::exit::{Code, Failure};
 use crate::control::{ClientError, RegistryError};
+use crate::fuse::FuseError;
 use crate::local::LocalError;
 use crate::remote::RemoteError;
 use crate::workspace::WorkspaceError;
@@ -81,6 +82,26 @@ impl From<WorkspaceError> for Failure {
             WorkspaceError::NewerFormat { .. } | WorkspaceError::Corrupt { .. } => {
                 failure(Code::Damaged)
             }
+        }
+    }
+}
+
+impl From<FuseError> for Failure {
+    fn from(error: FuseError) -> Failure {
+        let failure = |code| Failure::new(code, &error);
+        match &error {
+            FuseError::Missing(_) | FuseError::NotADirectory(_) | FuseError::NotEmpty(_) => {
+                failure(Code::Usage)
+            }
+            FuseError::AlreadyMounted { .. } | FuseError::Dead(_) | FuseError::Busy(_) => {
+                failure(Code::Busy)
+            }
+            FuseError::NoDevice(_) => failure(Code::CannotMount)
+                .hint("a container needs --device /dev/fuse --cap-add SYS_ADMIN"),
+            FuseError::NoHelper
+            | FuseError::NotPermitted { .. }
+            | FuseError::Refused { .. } => failure(Code::CannotMount),
+            FuseError::Io { .. } => failure(Code::Internal),
         }
     }
 }

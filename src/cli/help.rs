@@ -32,12 +32,6 @@ standard AWS chain (environment, profile, web identity, process, instance metada
 
 Exit codes are stable and listed by `dormouse exit-codes`. Manual: `dormouse man | man -l -`.";
 
-pub const TIMEOUT: &str = "\
-Give up when the store has not answered for this long, retries included. Default: 60s.
-
-Nothing is lost by giving up: local data stays, the exit code is 3, and the same command can be
-given again.";
-
 pub const CACHE_DIR: &str = "\
 Directory for this workspace's local data: what is not in the store yet, and the cache of what is.
 Default: a folder of --cache-root named after the store and the workspace.
@@ -79,7 +73,8 @@ Examples:
 
 Programs that still have files open there get errors from then on. If the store does not answer
 in time, the exit code is 3, the workspace stays mounted and nothing is lost: hibernate again
-later. Where the daemon has died, its local data is recovered and put into the store.";
+later. It gives up when a request has failed for --store-timeout (of the mount), or when --timeout
+is over. Where the daemon has died, its local data is recovered and put into the store.";
 
 pub const CHECKPOINT: &str = "\
 Examples:
@@ -102,7 +97,7 @@ pub const STATUS: &str = "\
 Examples:
   dormouse status
   dormouse status /workspace
-  dormouse status --json /workspace | jq .workspace.unsynced_bytes
+  dormouse status --json /workspace | jq .unsynced.bytes
   dormouse status --metrics /workspace        # for Prometheus
 
 Exit code 5 says that nothing is mounted there, also where a daemon died.";

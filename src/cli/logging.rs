@@ -20,42 +20,72 @@ pub const FILE_NAME: &str = "dormouse.log";
 /// The log is set aside as `dormouse.log.1` when it has grown to this; one such file is kept.
 const FILE_LEN_MAX: u64 = 16 << 20;
 
+/// Log lines that are kept until it is known where they go.
+const EARLY_LEN_MAX: usize = 1 << 20;
+
 /// Where log lines go.
+#[derive(Debug, Clone)]
+pub struct Log(Arc<Mutex<Sink>>);
+
 #[derive(Debug)]
-pub enum Target {
-    /// Standard error: commands, and daemons in the foreground.
+enum Sink {
+    /// Commands, and daemons in the foreground.
     Stderr,
-    /// This directory: daemons in the background.
-    Directory(PathBuf),
+    /// A daemon that has not yet made sure of its cache directory.
+    Early(Vec<u8>),
+    /// A daemon in the background.
+    File(RotatingFile),
 }
 
-/// Starts logging for the process; once.
-pub fn start(args: &LogArgs, default_level: &str, target: Target) -> Outcome {
+/// Starts logging to standard error; once per process.
+pub fn start(args: &LogArgs, default_level: &str) -> Outcome {
+    begin(args, default_level, Sink::Stderr).map(drop)
+}
+
+/// Starts a background daemon's log; lines wait until [`Log::move_to`] says where they go.
+pub fn start_early(args: &LogArgs, default_level: &str) -> Outcome<Log> {
+    begin(args, default_level, Sink::Early(Vec::new()))
+}
+
+fn begin(args: &LogArgs, default_level: &str, sink: Sink) -> Outcome<Log> {
     let level = args.level.as_deref().unwrap_or(default_level);
     let filter = EnvFilter::builder()
         .parse(level)
         .map_err(|error| Failure::usage(format!("--log-level {level:?}: {error}")))?;
-    let json = args.format == Some(LogFormat::Json);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter);
-    let started = match target {
-        Target::Stderr => {
-            let builder = builder.with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
-            if json { builder.json().try_init() } else { builder.try_init() }
-        }
-        Target::Directory(dir) => {
-            let file = RotatingFile::open(&dir).map_err(|error| {
-                Failure::usage(format!("the log in {}: {error}", dir.display()))
-            })?;
-            let builder = builder.with_writer(Shared(Arc::new(Mutex::new(file)))).with_ansi(false);
-            if json { builder.json().try_init() } else { builder.try_init() }
-        }
+    let colours = matches!(sink, Sink::Stderr) && io::stderr().is_terminal();
+    let log = Log(Arc::new(Mutex::new(sink)));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(log.clone());
+    let started = match args.format.unwrap_or(LogFormat::Text) {
+        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Text => builder.try_init(),
     };
     started.map_err(Failure::internal)?;
-    std::panic::set_hook(Box::new(|info| {
-        let trace = std::backtrace::Backtrace::force_capture();
-        tracing::error!("panic: {info}\n{trace}");
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        tracing::error!("panic: {info}");
+        usual(info);
     }));
-    Ok(())
+    Ok(log)
+}
+
+impl Log {
+    /// From now on, and for what was logged before, the log is a file in this directory.
+    /// Gives the file's path.
+    pub fn move_to(&self, dir: &Path) -> Outcome<PathBuf> {
+        let failed =
+            |error: io::Error| Failure::usage(format!("the log in {}: {error}", dir.display()));
+        let mut file = RotatingFile::open(dir).map_err(failed)?;
+        let path = file.path.clone();
+        let mut sink = self.0.lock();
+        if let Sink::Early(lines) = &*sink {
+            file.write_all(lines).map_err(failed)?;
+        }
+        *sink = Sink::File(file);
+        Ok(path)
+    }
 }
 
 /// A file that is set aside when it is full.
@@ -101,13 +131,19 @@ impl Write for RotatingFile {
     }
 }
 
-/// One file for all threads; whole lines, since a formatter writes a line in one call.
-#[derive(Debug, Clone)]
-struct Shared(Arc<Mutex<RotatingFile>>);
-
-impl Write for Shared {
+// Whole lines, since a formatter writes a line in one call.
+impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().write(bytes)
+        match &mut *self.0.lock() {
+            Sink::Stderr => io::stderr().write(bytes),
+            Sink::Early(lines) => {
+                if lines.len() + bytes.len() <= EARLY_LEN_MAX {
+                    lines.extend_from_slice(bytes);
+                }
+                Ok(bytes.len())
+            }
+            Sink::File(file) => file.write(bytes),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -115,10 +151,10 @@ impl Write for Shared {
     }
 }
 
-impl<'a> MakeWriter<'a> for Shared {
-    type Writer = Shared;
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Log;
 
-    fn make_writer(&'a self) -> Shared {
+    fn make_writer(&'a self) -> Log {
         self.clone()
     }
 }
@@ -143,8 +179,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_logged_early_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log(Arc::new(Mutex::new(Sink::Early(Vec::new()))));
+        log.write_all(b"early\n").unwrap();
+        let path = log.move_to(dir.path()).unwrap();
+        log.write_all(b"late\n").unwrap();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "early\nlate\n");
+    }
+
+    #[test]
     fn a_bad_level_is_a_usage_error() {
         let args = LogArgs { level: Some("dormouse=loud=x".into()), format: None };
-        assert!(start(&args, "info", Target::Stderr).is_err());
+        assert!(start(&args, "info").is_err());
     }
 }

@@ -18,7 +18,7 @@ const WITH_VALUE: [&str; 20] = [
     "endpoint",
     "region",
     "profile",
-    "timeout",
+    "store-timeout",
     "config",
     "cache-dir",
     "cache-root",

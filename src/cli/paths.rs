@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use super::exit::{Code, Failure, Outcome};
+use super::exit::{Failure, Outcome};
 use super::settings::Environment;
 
 /// Most bytes that the default cache budget takes.
@@ -121,88 +121,6 @@ pub fn check_outside(cache_dir: &Path, mountpoint: &Path) -> Outcome {
     Ok(())
 }
 
-/// The mount on top of a path: what it is of and of which type.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MountedThere {
-    /// First field of `mount`'s output.
-    pub source: String,
-    /// Such as `fuse.dormouse`.
-    pub kind: String,
-}
-
-/// What is mounted exactly at `path`, by the kernel's own list: works on dead mounts too.
-#[must_use]
-pub fn mounted_at(path: &Path) -> Option<MountedThere> {
-    let list = std::fs::read("/proc/self/mountinfo").ok()?;
-    list.split(|&byte| byte == b'\n').filter_map(|line| parse_mount(line, path)).next_back()
-}
-
-/// One line of mountinfo(5), if it is of this mountpoint.
-fn parse_mount(line: &[u8], path: &Path) -> Option<MountedThere> {
-    let mut fields = line.split(|&byte| byte == b' ');
-    if unescape(fields.nth(4)?) != path.as_os_str().as_bytes() {
-        return None;
-    }
-    let mut after = fields.skip_while(|field| *field != b"-").skip(1);
-    let kind = String::from_utf8_lossy(after.next()?).into_owned();
-    let source = String::from_utf8_lossy(&unescape(after.next()?)).into_owned();
-    Some(MountedThere { source, kind })
-}
-
-/// mountinfo writes space, tab, newline and backslash as three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|_| byte == b'\\');
-        let value = octal.and_then(|digits| {
-            u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
-        });
-        match value {
-            Some(value) => {
-                out.push(value);
-                rest = &tail[3..];
-            }
-            None => {
-                out.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    out
-}
-
-/// Checks that a workspace can be mounted at `path`: an empty directory, nothing mounted there.
-pub fn check_mountpoint(path: &Path) -> Outcome {
-    let shown = path.display();
-    if let Some(there) = mounted_at(path) {
-        let message = format!("{shown}: already a mountpoint ({}, {})", there.source, there.kind);
-        let hint = if there.kind.contains("dormouse") {
-            format!("`dormouse status {shown}` shows it; if its daemon died: umount -l {shown}")
-        } else {
-            "unmount it or choose another directory".to_owned()
-        };
-        return Err(Failure::new(Code::Busy, message).hint(hint));
-    }
-    let meta = std::fs::metadata(path).map_err(|error| {
-        let failure = Failure::usage(format!("mountpoint {shown}: {error}"));
-        match error.kind() {
-            std::io::ErrorKind::NotFound => failure.hint(format!("make it: mkdir -p {shown}")),
-            _ => failure,
-        }
-    })?;
-    if !meta.is_dir() {
-        return Err(Failure::usage(format!("mountpoint {shown}: not a directory")));
-    }
-    let mut entries = std::fs::read_dir(path)
-        .map_err(|error| Failure::usage(format!("mountpoint {shown}: {error}")))?;
-    if entries.next().is_some() {
-        let message = format!("mountpoint {shown}: not empty; its files would be hidden");
-        return Err(Failure::usage(message).hint("choose an empty directory, or move them away"));
-    }
-    Ok(())
-}
-
 /// The default budget of local data: half of what is free on its disk, counting what it uses.
 #[must_use]
 pub fn default_cache_bytes(disk_free: u64, used_already: u64) -> u64 {
@@ -281,27 +199,6 @@ mod tests {
         assert!(check_outside(Path::new("/w/c"), Path::new("/w")).is_err());
         assert!(check_outside(Path::new("/w"), Path::new("/w")).is_err());
         assert!(check_outside(Path::new("/w-cache"), Path::new("/w")).is_ok());
-    }
-
-    #[test]
-    fn a_line_of_mountinfo_is_read_with_its_escapes() {
-        let line = b"36 35 0:50 / /a\\040b rw,nosuid shared:1 - fuse.dormouse my\\134ws rw";
-        let want = MountedThere { source: "my\\ws".into(), kind: "fuse.dormouse".into() };
-        assert_eq!(parse_mount(line, Path::new("/a b")), Some(want));
-        assert_eq!(parse_mount(line, Path::new("/a")), None);
-        assert_eq!(parse_mount(b"", Path::new("/a")), None);
-        assert!(mounted_at(Path::new("/proc")).is_some());
-    }
-
-    #[test]
-    fn a_mountpoint_must_be_an_empty_directory() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(check_mountpoint(dir.path()).is_ok());
-        assert_eq!(check_mountpoint(&dir.path().join("x")).unwrap_err().code, Code::Usage);
-        std::fs::write(dir.path().join("f"), "").unwrap();
-        assert_eq!(check_mountpoint(dir.path()).unwrap_err().code, Code::Usage);
-        assert_eq!(check_mountpoint(&dir.path().join("f")).unwrap_err().code, Code::Usage);
-        assert_eq!(check_mountpoint(Path::new("/proc")).unwrap_err().code, Code::Busy);
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::types::WorkspaceName;
 /// How long a request to the store may take, its retries included.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 
+/// How often a restore point is sealed by itself.
+const CHECKPOINT_INTERVAL_DEFAULT: Duration = Duration::from_secs(60);
+
 /// Shortest lease: a shorter one would be renewed all the time.
 const LEASE_TTL_MIN: Duration = Duration::from_secs(10);
 
@@ -24,6 +27,9 @@ const CACHE_BYTES_MIN: u64 = 128 << 20;
 
 /// Most threads that serve the kernel.
 const THREADS_MAX: u16 = 256;
+
+/// Set by `mount` for the daemon's process that it starts.
+pub const READY_ON_STDOUT: &str = "DORMOUSE_READY_ON_STDOUT";
 
 /// What the process was started with, read once.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +52,8 @@ pub struct Environment {
     pub dormouse_runtime_dir: Option<PathBuf>,
     /// What this machine calls itself.
     pub host: String,
+    /// This is a daemon's process: how its start went is awaited on standard output.
+    pub ready_on_stdout: bool,
 }
 
 impl Environment {
@@ -58,6 +66,7 @@ impl Environment {
         let host = nix::unistd::gethostname();
         let uid = nix::unistd::geteuid();
         Ok(Environment {
+            ready_on_stdout: std::env::var_os(READY_ON_STDOUT).is_some(),
             is_root: uid.is_root(),
             uid: uid.as_raw(),
             gid: nix::unistd::getegid().as_raw(),
@@ -95,7 +104,7 @@ impl StoreSettings {
         let url: StoreUrl = text.parse().map_err(Failure::from)?;
         let deadline = args.timeout.map_or(TIMEOUT_DEFAULT, |span| span.0);
         if deadline.is_zero() {
-            return Err(Failure::usage("--timeout must be more than zero"));
+            return Err(Failure::usage("--store-timeout must be more than zero"));
         }
         if let Some(endpoint) = &args.endpoint
             && !(endpoint.starts_with("http://") || endpoint.starts_with("https://"))
@@ -139,16 +148,14 @@ pub enum View {
     At(String),
 }
 
-/// A mount, checked as far as that can be done without the store.
+/// A workspace to be resumed, checked as far as that can be done without the store.
 #[derive(Debug, Clone)]
-pub struct MountSettings {
+pub struct WorkspaceSettings {
     /// The store.
     pub store: StoreSettings,
     /// The workspace.
     pub name: WorkspaceName,
     /// Absolute.
-    pub mountpoint: PathBuf,
-    /// Absolute, not inside the mountpoint.
     pub cache_dir: PathBuf,
     /// Budget of local data, bytes.
     pub cache_bytes: u64,
@@ -168,6 +175,15 @@ pub struct MountSettings {
     pub unsynced_age_max: Option<Duration>,
     /// See `--max-unsynced-bytes`; zero: no cap.
     pub unsynced_bytes_max: u64,
+}
+
+/// A mount, checked as far as that can be done without the store.
+#[derive(Debug, Clone)]
+pub struct MountSettings {
+    /// What is mounted.
+    pub workspace: WorkspaceSettings,
+    /// Absolute; the cache directory is not inside it.
+    pub mountpoint: PathBuf,
     /// Threads that serve the kernel; none: one per core.
     pub threads: Option<usize>,
     /// Honour set-user-id bits.
@@ -181,9 +197,8 @@ pub struct MountSettings {
 impl MountSettings {
     /// Checks what flags and configuration say of a mount.
     pub fn new(args: MountArgs, config: &Config, env: &Environment) -> Outcome<MountSettings> {
-        let mut store = StoreSettings::new(args.store, config)?;
+        let store = StoreSettings::new(args.store, config)?;
         let tuning = args.tuning.over(config.mount.clone());
-        let name: WorkspaceName = args.name.parse().map_err(Failure::usage)?;
         let mountpoint = paths::absolute(&args.mountpoint, env)?;
         let view = match (args.at, args.read_only) {
             (Some(at), _) => View::At(at),
@@ -194,29 +209,50 @@ impl MountSettings {
             View::Writer => CacheUse::Writer,
             _ => CacheUse::Reader(&mountpoint),
         };
-        let cache_dir = cache_dir(&tuning, &store, name.as_str(), cache_use, env)?;
-        paths::check_outside(&cache_dir, &mountpoint)?;
-        store.remote.upload_bytes_per_sec_max = tuning.upload_limit.map_or(0, |size| size.0);
+        let mut workspace =
+            WorkspaceSettings::new(&args.name, store, &tuning, cache_use, env)?;
+        paths::check_outside(&workspace.cache_dir, &mountpoint)?;
+        workspace.view = view;
+        workspace.steal = args.steal;
+        workspace.discard_local = args.discard_local;
         Ok(MountSettings {
-            name,
-            cache_bytes: cache_bytes(&tuning, &cache_dir)?,
-            create: tuning.create.unwrap_or(false),
-            steal: args.steal,
-            discard_local: args.discard_local,
-            lease_ttl: lease_ttl(&tuning)?,
-            checkpoint_interval: tuning
-                .checkpoint_interval
-                .map_or(Duration::from_secs(60), |span| span.0),
-            unsynced_age_max: tuning.max_unsynced_age.map(|span| span.0),
-            unsynced_bytes_max: tuning.max_unsynced_bytes.map_or(0, |size| size.0),
+            workspace,
             threads: threads(&tuning)?,
             allow_suid: tuning.allow_suid.unwrap_or(false),
             allow_dev: tuning.allow_dev.unwrap_or(false),
             foreground: args.foreground,
-            store,
             mountpoint,
+        })
+    }
+}
+
+impl WorkspaceSettings {
+    /// Checks what flags and configuration say of a workspace; for its writer.
+    pub fn new(
+        name: &str,
+        mut store: StoreSettings,
+        tuning: &TuningArgs,
+        cache_use: CacheUse,
+        env: &Environment,
+    ) -> Outcome<WorkspaceSettings> {
+        let name: WorkspaceName = name.parse().map_err(Failure::usage)?;
+        let cache_dir = cache_dir(tuning, &store, name.as_str(), cache_use, env)?;
+        store.remote.upload_bytes_per_sec_max = tuning.upload_limit.map_or(0, |size| size.0);
+        Ok(WorkspaceSettings {
+            name,
+            cache_bytes: cache_bytes(tuning, &cache_dir)?,
+            view: View::Writer,
+            create: tuning.create.unwrap_or(false),
+            steal: false,
+            discard_local: false,
+            lease_ttl: lease_ttl(tuning)?,
+            checkpoint_interval: tuning
+                .checkpoint_interval
+                .map_or(CHECKPOINT_INTERVAL_DEFAULT, |span| span.0),
+            unsynced_age_max: tuning.max_unsynced_age.map(|span| span.0),
+            unsynced_bytes_max: tuning.max_unsynced_bytes.map_or(0, |size| size.0),
+            store,
             cache_dir,
-            view,
         })
     }
 
@@ -228,7 +264,7 @@ impl MountSettings {
 }
 
 /// The directory of local data that flags name, or the default one.
-pub fn cache_dir(
+fn cache_dir(
     tuning: &TuningArgs,
     store: &StoreSettings,
     workspace: &str,
@@ -247,7 +283,7 @@ pub fn cache_dir(
 }
 
 /// The budget of local data that flags name, or a fair share of the disk.
-pub fn cache_bytes(tuning: &TuningArgs, cache_dir: &Path) -> Outcome<u64> {
+fn cache_bytes(tuning: &TuningArgs, cache_dir: &Path) -> Outcome<u64> {
     match tuning.cache_size {
         Some(size) if size.0 < CACHE_BYTES_MIN => Err(Failure::usage(format!(
             "--cache-size {size}: must be at least {}",

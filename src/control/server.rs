@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -52,7 +52,8 @@ impl fmt::Debug for Handlers {
 #[derive(Debug)]
 pub struct Server {
     stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    /// Disconnected when the server has ended.
+    ended: crossbeam_channel::Receiver<()>,
     socket: PathBuf,
 }
 
@@ -74,7 +75,9 @@ pub fn serve(socket: &Path, handlers: Handlers) -> io::Result<Server> {
         .build()?;
     let (stop, stopped) = oneshot::channel();
     let app = router(Arc::new(handlers));
-    let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
+    let (ends, ended) = crossbeam_channel::bounded(0);
+    let serve = move || {
+        let _ends: crossbeam_channel::Sender<()> = ends;
         let served = runtime.block_on(async move {
             let listener = tokio::net::UnixListener::from_std(listener)?;
             let until = async move { drop(stopped.await) };
@@ -83,18 +86,22 @@ pub fn serve(socket: &Path, handlers: Handlers) -> io::Result<Server> {
         if let Err(error) = served {
             tracing::error!(%error, "the control socket has ended");
         }
-    })?;
-    Ok(Server { stop: Some(stop), thread: Some(thread), socket: socket.to_owned() })
+        // Handlers that still run must not keep the process.
+        runtime.shutdown_background();
+    };
+    std::thread::Builder::new().name("control".into()).spawn(serve)?;
+    Ok(Server { stop: Some(stop), ended, socket: socket.to_owned() })
 }
 
 impl Server {
-    /// Stops listening and returns when the answers under way have been sent.
-    pub fn finish(mut self) {
+    /// Stops listening and returns when the answers under way have been sent, or after
+    /// `deadline`: a reader that has stopped reading must not keep the process.
+    pub fn finish(mut self, deadline: Duration) {
         self.stop.take();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
+        if let Err(crossbeam_channel::RecvTimeoutError::Timeout) =
+            self.ended.recv_timeout(deadline)
         {
-            tracing::error!("the control thread panicked");
+            tracing::warn!("an answer on the control socket was not read to its end");
         }
     }
 }

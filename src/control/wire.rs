@@ -12,7 +12,7 @@ pub enum Command {
     Checkpoint,
     /// Seal, unmount, release the lease, end the daemon. Files may be open.
     Hibernate {
-        /// Give up when the store could not be reached for this long, and keep the mount.
+        /// Give up when not everything is in the store after this long, and keep the mount.
         timeout_secs: Option<u64>,
     },
     /// Unmount only if nothing is in use, then hibernate or leave the data on this machine.

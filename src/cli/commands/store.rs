@@ -1,7 +1,5 @@
 //! `init`, `workspaces`, `snapshots`: what needs a store and no mount.
 
-use std::sync::Arc;
-
 use serde_json::json;
 
 use crate::cli::args::{InitArgs, SnapshotsArgs};
@@ -10,7 +8,7 @@ use crate::cli::exit::{Failure, Outcome};
 use crate::cli::output::{self, table, timestamp};
 use crate::cli::settings::StoreSettings;
 use crate::cli::units::ByteSize;
-use crate::remote::Remote;
+use crate::cli::wiring::open_remote;
 use crate::types::WorkspaceName;
 use crate::workspace::{SnapshotInfo, Store, WorkspaceInfo};
 
@@ -91,10 +89,4 @@ fn snapshot_row(info: &SnapshotInfo) -> Vec<String> {
 
 fn short(id: &str) -> &str {
     id.get(..ID_DIGITS_SHOWN).unwrap_or(id)
-}
-
-/// A client of the store that settings name.
-pub fn open_remote(context: &Context, settings: &StoreSettings) -> Outcome<Arc<Remote>> {
-    let clock = Arc::clone(&context.clock);
-    Ok(Remote::open(&settings.url, &settings.remote, clock)?)
 }

@@ -20,6 +20,7 @@ pub fn unmount(context: &Context, args: &UnmountArgs) -> Outcome {
     let done = client.run(&command, &mut |view| meter.show(view));
     meter.finish();
     let done = done?;
+    context.wait_gone(&entry)?;
     if args.keep_local || entry.read_only {
         let value = json!({
             "workspace": entry.workspace,

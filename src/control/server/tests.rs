@@ -53,7 +53,7 @@ fn a_command_reports_its_progress_and_ends_with_its_receipt() {
     let receipt = client.run(&command, &mut |progress| packs.push(progress.packs_done)).unwrap();
     assert_eq!(receipt, json!({"snapshot": "s"}));
     assert_eq!(packs, [1]);
-    server.finish();
+    server.finish(SOON);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn an_answer_under_way_is_sent_before_the_server_finishes() {
     });
     has_begun.recv().unwrap();
     std::thread::sleep(Duration::from_millis(50));
-    server.finish();
+    server.finish(SOON);
     assert_eq!(asking.join().unwrap().unwrap(), json!(1));
 }
 

@@ -1,0 +1,51 @@
+//! `mount`: checks, then the daemon, here or in the background.
+
+use std::ffi::OsString;
+
+use crate::cli::args::{LogArgs, MountArgs};
+use crate::cli::context::Context;
+use crate::cli::exit::{Code, Failure, Outcome};
+use crate::cli::settings::MountSettings;
+use crate::cli::{daemon, logging, output, spawn};
+use crate::control::Liveness;
+use crate::fuse;
+
+/// Mounts a workspace. In the background it returns when the mount is usable; in the foreground
+/// when it is over.
+pub fn mount(context: &Context, args: MountArgs, log: &LogArgs, line: &[OsString]) -> Outcome {
+    let mut settings = MountSettings::new(args, &context.config, &context.env)?;
+    check_place(context, &mut settings)?;
+    if context.env.ready_on_stdout || settings.foreground {
+        return daemon::run(context, settings, log);
+    }
+    logging::start(log, "warn")?;
+    let facts = spawn::daemon(line)?;
+    let text = format!(
+        "{} is mounted at {}{}\n",
+        settings.workspace.name,
+        settings.mountpoint.display(),
+        if settings.workspace.read_only() { ", read-only" } else { "" }
+    );
+    output::facts(context.json, &facts, &text)
+}
+
+/// Refuses a place that can't be mounted on before anything is asked of the store. What a dead
+/// daemon left there is taken away first.
+fn check_place(context: &Context, settings: &mut MountSettings) -> Outcome {
+    let mountpoint = &settings.mountpoint;
+    match context.registry.find(mountpoint)? {
+        Some((entry, Liveness::Running)) => {
+            let message = format!(
+                "{}: workspace {} is mounted there by process {}",
+                mountpoint.display(),
+                entry.workspace,
+                entry.pid
+            );
+            return Err(Failure::new(Code::Busy, message).hint("`dormouse status` shows it"));
+        }
+        Some((_, Liveness::Stale)) => fuse::detach(mountpoint)?,
+        None => {}
+    }
+    settings.mountpoint = fuse::check_mountpoint(mountpoint)?;
+    Ok(())
+}

@@ -1,0 +1,276 @@
+//! How a daemon leaves: which wishes end it, what is sealed, what is unmounted when, and what
+//! happens when the store can't be reached.
+//!
+//! - `hibernate`: seal first, then unmount, whoever is inside. On failure the mount goes on.
+//! - `unmount`: unmount first, and only if nobody is inside; then seal.
+//! - a signal: as `unmount`; if somebody is inside, as `hibernate`. The daemon ends either way.
+//! - `umount` from outside: seal.
+//!
+//! Where a seal fails and the mount is gone, everything stays in the cache directory, the lease
+//! stays taken, and the process ends with the failure's exit code. A signal during a seal that
+//! is to end the daemon breaks it off.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use sd_notify::NotifyState;
+use serde_json::Value;
+
+use super::daemon::{Daemon, Wish, notify};
+use super::exit::{Code, Failure, Outcome};
+use super::output::phase_name;
+use super::settings::MountSettings;
+use crate::control::{Command, Event};
+use crate::fuse::FuseError;
+use crate::workspace::{ProgressView, Receipt, Workspace};
+
+/// How long the kernel may take to hand over pages that programs have changed in memory.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What is left to say after the last wish.
+#[derive(Debug)]
+pub struct Leaving {
+    /// Who asked for it, and the answer.
+    pub answer: Option<(Sender<Event>, Event)>,
+    /// The process's own outcome.
+    pub outcome: Outcome,
+}
+
+/// Waits for wishes until one of them ends the daemon.
+pub fn serve(daemon: &Daemon) -> Leaving {
+    loop {
+        let Ok(wish) = daemon.wishes.recv() else {
+            let failure = Failure::internal("nobody can tell the daemon anything any more");
+            return Leaving { answer: None, outcome: Err(undo(daemon, failure)) };
+        };
+        let left = match wish {
+            Wish::Signal(_) => Some(on_signal(daemon)),
+            Wish::Unmounted => Some(quiet(seal_and_close(daemon, None, &mut |_| {}))),
+            Wish::Command(command, events) => on_command(daemon, &command, events),
+        };
+        if let Some(left) = left {
+            return left;
+        }
+    }
+}
+
+fn quiet(sealed: Outcome<Value>) -> Leaving {
+    Leaving { answer: None, outcome: sealed.map(drop) }
+}
+
+/// Carries a command out; gives the end if there is one.
+fn on_command(daemon: &Daemon, command: &Command, events: Sender<Event>) -> Option<Leaving> {
+    let mut tell = |event| drop(events.send(event));
+    let refuse = |failure: &Failure| drop(events.send(Event::Failed(failure.to_refusal())));
+    let sealed = match command {
+        Command::Checkpoint => {
+            checkpoint(daemon, &mut tell);
+            return None;
+        }
+        Command::Hibernate { timeout_secs } => match hibernate(daemon, *timeout_secs, &mut tell) {
+            Ok(receipt) => Ok(receipt),
+            Err(failure) if daemon.mounted.has_ended() => Err(failure),
+            Err(failure) => {
+                refuse(&failure);
+                return None;
+            }
+        },
+        Command::Unmount { keep_local, timeout_secs } => {
+            if let Err(error) = daemon.mounted.unmount(false) {
+                refuse(&Failure::from(error));
+                return None;
+            }
+            match keep_local {
+                true => close(&daemon.workspace).map(|()| Value::Null),
+                false => seal_and_close(daemon, *timeout_secs, &mut tell),
+            }
+        }
+    };
+    let (event, outcome) = match sealed {
+        Ok(receipt) => (Event::Done { receipt }, Ok(())),
+        Err(failure) => (Event::Failed(failure.to_refusal()), Err(failure)),
+    };
+    Some(Leaving { answer: Some((events, event)), outcome })
+}
+
+/// Seals a restore point beside everything else.
+pub fn checkpoint(daemon: &Daemon, report: &mut dyn FnMut(Event)) {
+    flush(daemon);
+    let sealed = daemon.workspace.checkpoint(&mut |view| {
+        report(Event::Progress(*view));
+        ControlFlow::Continue(())
+    });
+    match sealed.map_err(Failure::from).and_then(|receipt| to_value(&receipt)) {
+        Ok(receipt) => report(Event::Done { receipt }),
+        Err(failure) => report(Event::Failed(failure.to_refusal())),
+    }
+}
+
+fn to_value(receipt: &Receipt) -> Outcome<Value> {
+    serde_json::to_value(receipt).map_err(Failure::internal)
+}
+
+/// Seals, then unmounts whoever is inside. On failure everything is as before.
+fn hibernate(
+    daemon: &Daemon,
+    timeout_secs: Option<u64>,
+    report: &mut dyn FnMut(Event),
+) -> Outcome<Value> {
+    if daemon.settings.workspace.read_only() {
+        take_away(daemon);
+        close(&daemon.workspace)?;
+        return Ok(read_only_receipt(daemon));
+    }
+    flush(daemon);
+    let sealed = seal(daemon, timeout_secs, report);
+    let receipt = sealed.map_err(|failure| match daemon.mounted.has_ended() {
+        true => close_after(&daemon.workspace, failure),
+        false => failure.also(format!(
+            "{} stays mounted; give the same command again",
+            daemon.settings.mountpoint.display()
+        )),
+    })?;
+    take_away(daemon);
+    Ok(receipt)
+}
+
+/// There is nothing to seal: says so in the receipt's words.
+fn read_only_receipt(daemon: &Daemon) -> Value {
+    let receipt = Receipt {
+        workspace: daemon.settings.workspace.name.to_string(),
+        snapshot: daemon.workspace.status().snapshot,
+        reason: "hibernate".to_owned(),
+        ..Receipt::default()
+    };
+    to_value(&receipt).unwrap_or(Value::Null)
+}
+
+/// The mount is to go: politely, else out of sight at once, its users getting errors.
+fn take_away(daemon: &Daemon) {
+    match daemon.mounted.unmount(false) {
+        Ok(()) => return,
+        Err(FuseError::Busy(_)) => tracing::warn!("files are still in use: they get errors now"),
+        Err(error) => tracing::warn!(%error, "unmounting"),
+    }
+    if let Err(error) = daemon.mounted.unmount(true) {
+        tracing::error!(%error, "the mount stays in the table");
+    }
+    if let Err(error) = daemon.mounted.abort() {
+        tracing::error!(%error, "the connection lives until this process ends");
+    }
+}
+
+/// A signal: leave, whoever is inside; a seal if the store can be reached.
+fn on_signal(daemon: &Daemon) -> Leaving {
+    notify(&[NotifyState::Stopping, NotifyState::Status("hibernating")]);
+    match daemon.mounted.unmount(false) {
+        Ok(()) => quiet(seal_and_close(daemon, None, &mut |_| {})),
+        Err(error) => {
+            tracing::warn!(%error, "sealing under open files");
+            flush(daemon);
+            let sealed = seal_and_close(daemon, None, &mut |_| {});
+            take_away(daemon);
+            quiet(sealed)
+        }
+    }
+}
+
+/// Seals; if that fails, closes what is kept here. For when the mount is gone or will be.
+fn seal_and_close(
+    daemon: &Daemon,
+    timeout_secs: Option<u64>,
+    report: &mut dyn FnMut(Event),
+) -> Outcome<Value> {
+    if daemon.settings.workspace.read_only() {
+        close(&daemon.workspace)?;
+        return Ok(read_only_receipt(daemon));
+    }
+    let settings = &daemon.settings.workspace;
+    seal(daemon, timeout_secs, report).map_err(|failure| {
+        close_after(&daemon.workspace, failure).also(format!(
+            "not everything is in the store: it is kept in {}; `dormouse hibernate {}` or \
+             `dormouse mount` on this machine goes on",
+            settings.cache_dir.display(),
+            settings.name
+        ))
+    })
+}
+
+/// The seal itself, with its deadline, its progress, and an ear for signals.
+fn seal(
+    daemon: &Daemon,
+    timeout_secs: Option<u64>,
+    report: &mut dyn FnMut(Event),
+) -> Outcome<Value> {
+    let until = timeout_secs.map(|secs| daemon.clock.monotonic() + Duration::from_secs(secs));
+    let mut told = None;
+    let sealed = daemon.workspace.hibernate(until, &mut |view: &ProgressView| {
+        report(Event::Progress(*view));
+        if told.replace(view.phase) != Some(view.phase) {
+            notify(&[NotifyState::Status(phase_name(view.phase))]);
+        }
+        match is_interrupted(daemon) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    });
+    to_value(&sealed?)
+}
+
+/// Whether a signal came meanwhile. Commands that wait are refused; an unmount is known anyway.
+fn is_interrupted(daemon: &Daemon) -> bool {
+    let mut interrupted = false;
+    for wish in daemon.wishes.try_iter() {
+        match wish {
+            Wish::Signal(_) => interrupted = true,
+            Wish::Unmounted => {}
+            Wish::Command(_, events) => {
+                let failure = Failure::new(Code::Busy, "the workspace is being hibernated");
+                drop(events.send(Event::Failed(failure.to_refusal())));
+            }
+        }
+    }
+    interrupted
+}
+
+/// Pages that programs changed in memory reach the workspace before its cut.
+fn flush(daemon: &Daemon) {
+    if daemon.settings.workspace.read_only() {
+        return;
+    }
+    if let Err(error) = daemon.mounted.flush(FLUSH_DEADLINE) {
+        tracing::warn!(%error, "pages of mapped files may be missing in this snapshot");
+    }
+}
+
+fn close(workspace: &Workspace) -> Outcome {
+    workspace.close().map_err(Failure::from)
+}
+
+/// Closes what is kept here after a failure, which stays the one that is reported.
+pub fn close_after(workspace: &Workspace, failure: Failure) -> Failure {
+    if let Err(error) = workspace.close() {
+        tracing::error!(%error, "closing the local data");
+    }
+    failure
+}
+
+/// The workspace was resumed and can't be mounted: nothing was written, so its lease is given
+/// back where the store answers.
+pub fn abandon(workspace: &Workspace, settings: &MountSettings, failure: Failure) -> Failure {
+    if !settings.workspace.read_only() {
+        let until = Some(settings.workspace.store.remote.deadline);
+        match workspace.hibernate(until, &mut |_| ControlFlow::Continue(())) {
+            Ok(_) => return failure,
+            Err(error) => tracing::warn!(%error, "the lease could not be given back"),
+        }
+    }
+    close_after(workspace, failure)
+}
+
+/// The mount was made and can't be used: takes it away and keeps the data here.
+pub fn undo(daemon: &Daemon, failure: Failure) -> Failure {
+    take_away(daemon);
+    close_after(&daemon.workspace, failure)
+}

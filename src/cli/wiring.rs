@@ -1,0 +1,60 @@
+//! The only place that builds across layers: a store's client, a workspace, a mount.
+
+use std::sync::Arc;
+
+use super::context::Context;
+use super::exit::Outcome;
+use super::settings::{MountSettings, StoreSettings, View, WorkspaceSettings};
+use crate::fuse::{self, MountOptions, Mounted};
+use crate::remote::Remote;
+use crate::types::Clock;
+use crate::workspace::{ResumeOptions, Store, Workspace};
+
+/// A client of the store that settings name. Makes no request.
+pub fn open_remote(context: &Context, settings: &StoreSettings) -> Outcome<Arc<Remote>> {
+    let clock = Arc::clone(&context.clock);
+    Ok(Remote::open(&settings.url, &settings.remote, clock)?)
+}
+
+/// Resumes the workspace: the lease is taken unless it is only looked at.
+pub fn resume(context: &Context, settings: &WorkspaceSettings) -> Outcome<Workspace> {
+    let remote = open_remote(context, &settings.store)?;
+    let mut options = ResumeOptions::new(settings.name.clone(), settings.cache_dir.clone());
+    options.host = context.env.host.clone();
+    options.create = settings.create;
+    options.lease_ttl = settings.lease_ttl;
+    options.steal = settings.steal;
+    options.discard_local = settings.discard_local;
+    options.root_owner = (context.env.uid, context.env.gid);
+    options.fetch_timeout = settings.store.remote.deadline;
+    options.local.cache_bytes_max = settings.cache_bytes;
+    options.upkeep.checkpoint_interval = settings.checkpoint_interval;
+    options.upkeep.unsynced_bytes_max = settings.unsynced_bytes_max;
+    if let Some(age) = settings.unsynced_age_max {
+        options.upkeep.unsynced_age_max = age;
+    }
+    match &settings.view {
+        View::Writer => {}
+        View::Newest => options.read_only = true,
+        View::At(text) => {
+            let store = Store::open(Arc::clone(&remote))?;
+            options.at = Some(store.find_snapshot(&settings.name, text)?);
+        }
+    }
+    Ok(Workspace::resume(remote, Arc::clone(&context.clock), &options)?)
+}
+
+/// Mounts a resumed workspace; it is usable when this returns.
+pub fn mount(
+    workspace: &Workspace,
+    settings: &MountSettings,
+    clock: Arc<dyn Clock>,
+) -> Outcome<Mounted> {
+    let mut options = MountOptions::new(&settings.mountpoint, settings.workspace.name.as_str());
+    options.read_only = settings.workspace.read_only();
+    options.suid = settings.allow_suid;
+    options.dev = settings.allow_dev;
+    options.threads = settings.threads.unwrap_or(0);
+    options.deadline = settings.workspace.store.remote.deadline;
+    Ok(fuse::mount(workspace.fs(), &options, clock)?)
+}
