@@ -137,7 +137,7 @@ pub struct TuningArgs {
     #[arg(hide_env_values = true, help_heading = "Upload")]
     pub checkpoint_interval: Option<Span>,
 
-    /// Upload what has waited for this long, however busy its file is. Default: 30s.
+    /// Upload what has waited for this long, however busy its file is. 0: no cap. Default: 5m.
     #[arg(long, value_name = "DURATION", env = "DORMOUSE_MAX_UNSYNCED_AGE")]
     #[arg(hide_env_values = true, help_heading = "Upload")]
     pub max_unsynced_age: Option<Span>,

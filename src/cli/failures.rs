@@ -30,6 +30,8 @@ impl From<RemoteError> for Failure {
             RemoteError::Full { .. } => failure(Code::NoSpace),
             RemoteError::Corrupt { .. } => failure(Code::Damaged),
             RemoteError::NoConditions { .. } => failure(Code::NoConditions),
+            RemoteError::Refused { .. } => failure(Code::Usage)
+                .hint("look at --endpoint, --region and --path-style"),
             RemoteError::BadKey { .. } => failure(Code::Internal),
         }
     }

@@ -24,7 +24,7 @@ fn text(receipt: &Receipt) -> String {
     let packs = receipt.data_packs + receipt.tree_packs;
     lines.push(format!(
         "  {packs} packs written ({}), {} confirmed in the store, {:.1} s",
-        ByteSize(receipt.packed_bytes),
+        ByteSize(receipt.bytes_uploaded),
         receipt.packs_confirmed,
         receipt.seconds
     ));

@@ -63,7 +63,7 @@ impl Environment {
         let absolute = |name: &str| path(name).filter(|path| path.is_absolute());
         let working_dir = std::env::current_dir()
             .map_err(|error| Failure::usage(format!("the working directory: {error}")))?;
-        let host = nix::unistd::gethostname();
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
         let uid = nix::unistd::geteuid();
         Ok(Environment {
             ready_on_stdout: std::env::var_os(READY_ON_STDOUT).is_some(),
@@ -75,10 +75,7 @@ impl Environment {
             state_home: absolute("XDG_STATE_HOME"),
             runtime_dir: absolute("XDG_RUNTIME_DIR"),
             dormouse_runtime_dir: absolute("DORMOUSE_RUNTIME_DIR"),
-            host: host.map_or_else(
-                |_| "unknown".to_owned(),
-                |name| name.to_string_lossy().into_owned(),
-            ),
+            host: host.map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned()),
         })
     }
 }
