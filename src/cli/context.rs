@@ -86,7 +86,8 @@ impl Context {
     /// Nothing is mounted under this name or path.
     #[must_use]
     pub fn unknown(&self, text: &str) -> Failure {
-        let failure = Failure::new(Code::NotFound, format!("{text}: no workspace is mounted there"));
+        let failure =
+            Failure::new(Code::NotFound, format!("{text}: no workspace is mounted there"));
         match self.registry.list() {
             Ok(all) if !all.is_empty() => failure.hint("`dormouse status` lists the mounts"),
             _ => failure,

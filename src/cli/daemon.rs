@@ -7,7 +7,6 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use nix::sys::signal::Signal;
 use sd_notify::NotifyState;
 
 use super::args::LogArgs;
@@ -20,9 +19,7 @@ use super::settings::MountSettings;
 use super::signals;
 use super::spawn::Report;
 use super::wiring;
-use crate::control::{
-    self, Command, Event, Handlers, Registration, Server, process_start_ticks,
-};
+use crate::control::{self, Command, Event, Handlers, Registration, Server, process_start_ticks};
 use crate::fuse::Mounted;
 use crate::types::Clock;
 use crate::workspace::Workspace;
@@ -37,7 +34,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub enum Wish {
     /// A signal that means: leave.
-    Signal(Signal),
+    Signal,
     /// The mount ended from outside (`umount`).
     Unmounted,
     /// A command of the control socket; events go to the sender.
@@ -158,7 +155,7 @@ fn listen(daemon: &Arc<Daemon>, set: nix::sys::signal::SigSet, wish: &Sender<Wis
     signals::listen(set, move |signal| {
         tracing::info!(%signal, "signal");
         // A full queue holds signals already.
-        drop(send.try_send(Wish::Signal(signal)));
+        drop(send.try_send(Wish::Signal));
     })?;
     let (mounted, send) = (Arc::clone(&daemon.mounted), wish.clone());
     let wait = move || {

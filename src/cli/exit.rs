@@ -202,13 +202,6 @@ impl Failure {
         self
     }
 
-    /// Says before the message what was being done.
-    #[must_use]
-    pub fn during(mut self, what: impl fmt::Display) -> Failure {
-        self.message = format!("{what}: {}", self.message);
-        self
-    }
-
     /// As it goes over the control socket.
     #[must_use]
     pub fn to_refusal(&self) -> Refusal {

@@ -60,7 +60,11 @@ pub fn metrics(facts: &MountFacts) -> Facts {
         gauge("content_bytes", "Sum of file sizes", status.bytes),
         gauge("unsynced_bytes", "Written bytes not in the store", status.unsynced.bytes),
         gauge("unsynced_files", "Files they belong to", status.unsynced.files),
-        gauge("unsynced_age_seconds", "Age of the oldest unsealed change", status.unsynced.age_secs),
+        gauge(
+            "unsynced_age_seconds",
+            "Age of the oldest unsealed change",
+            status.unsynced.age_secs,
+        ),
         gauge("local_bytes", "Everything in the cache directory", local.total),
         gauge("local_budget_bytes", "What that may come to", local.budget),
         gauge("local_journal_bytes", "The staging log", local.journal),

@@ -30,8 +30,9 @@ impl From<RemoteError> for Failure {
             RemoteError::Full { .. } => failure(Code::NoSpace),
             RemoteError::Corrupt { .. } => failure(Code::Damaged),
             RemoteError::NoConditions { .. } => failure(Code::NoConditions),
-            RemoteError::Refused { .. } => failure(Code::Usage)
-                .hint("look at --endpoint, --region and --path-style"),
+            RemoteError::Refused { .. } => {
+                failure(Code::Usage).hint("look at --endpoint, --region and --path-style")
+            }
             RemoteError::BadKey { .. } => failure(Code::Internal),
         }
     }
@@ -100,9 +101,9 @@ impl From<FuseError> for Failure {
             }
             FuseError::NoDevice(_) => failure(Code::CannotMount)
                 .hint("a container needs --device /dev/fuse --cap-add SYS_ADMIN"),
-            FuseError::NoHelper
-            | FuseError::NotPermitted { .. }
-            | FuseError::Refused { .. } => failure(Code::CannotMount),
+            FuseError::NoHelper | FuseError::NotPermitted { .. } | FuseError::Refused { .. } => {
+                failure(Code::CannotMount)
+            }
             FuseError::Io { .. } => failure(Code::Internal),
         }
     }

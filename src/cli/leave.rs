@@ -45,7 +45,7 @@ pub fn serve(daemon: &Daemon) -> Leaving {
             return Leaving { answer: None, outcome: Err(undo(daemon, failure)) };
         };
         let left = match wish {
-            Wish::Signal(_) => Some(on_signal(daemon)),
+            Wish::Signal => Some(on_signal(daemon)),
             Wish::Unmounted => Some(quiet(seal_and_close(daemon, None, &mut |_| {}))),
             Wish::Command(command, events) => on_command(daemon, &command, events),
         };
@@ -223,7 +223,7 @@ fn is_interrupted(daemon: &Daemon) -> bool {
     let mut interrupted = false;
     for wish in daemon.wishes.try_iter() {
         match wish {
-            Wish::Signal(_) => interrupted = true,
+            Wish::Signal => interrupted = true,
             Wish::Unmounted => {}
             Wish::Command(_, events) => {
                 let failure = Failure::new(Code::Busy, "the workspace is being hibernated");

@@ -223,7 +223,8 @@ mod tests {
 
     #[test]
     fn values_may_hold_commas_when_quoted_or_escaped() {
-        let args = parsed(&["mount.dormouse", "w", "/m", "-o", "cache-dir=\"/a,b\",store=file:///x\\,y"]);
+        let args =
+            parsed(&["mount.dormouse", "w", "/m", "-o", "cache-dir=\"/a,b\",store=file:///x\\,y"]);
         assert_eq!(args.tuning.cache_dir.as_deref(), Some(Path::new("/a,b")));
         assert_eq!(args.store.url.as_deref(), Some("file:///x,y"));
     }

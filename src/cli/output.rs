@@ -129,9 +129,9 @@ impl<'a> Meter<'a> {
 
     fn line(&mut self, view: &ProgressView) {
         let now = self.clock.monotonic();
-        let due = self.last.is_none_or(|(phase, at)| {
-            phase != view.phase || now.saturating_sub(at) >= LINE_EVERY
-        });
+        let due = self
+            .last
+            .is_none_or(|(phase, at)| phase != view.phase || now.saturating_sub(at) >= LINE_EVERY);
         if due && view.phase != Phase::Idle {
             self.last = Some((view.phase, now));
             note(&plain_line(view));

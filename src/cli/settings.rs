@@ -206,8 +206,7 @@ impl MountSettings {
             View::Writer => CacheUse::Writer,
             _ => CacheUse::Reader(&mountpoint),
         };
-        let mut workspace =
-            WorkspaceSettings::new(&args.name, store, &tuning, cache_use, env)?;
+        let mut workspace = WorkspaceSettings::new(&args.name, store, &tuning, cache_use, env)?;
         paths::check_outside(&workspace.cache_dir, &mountpoint)?;
         workspace.view = view;
         workspace.steal = args.steal;

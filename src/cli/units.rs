@@ -145,7 +145,8 @@ mod tests {
         for (text, want) in cases {
             assert_eq!(text.parse(), Ok(ByteSize(want)), "{text}");
         }
-        for bad in ["", "x", "-1", "1.5", "1.", ".5G", "1 2", "1e9", "18446744073709551616", "16777216T"]
+        for bad in
+            ["", "x", "-1", "1.5", "1.", ".5G", "1 2", "1e9", "18446744073709551616", "16777216T"]
         {
             assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
         }

@@ -98,8 +98,7 @@ impl Server {
     /// `deadline`: a reader that has stopped reading must not keep the process.
     pub fn finish(mut self, deadline: Duration) {
         self.stop.take();
-        if let Err(crossbeam_channel::RecvTimeoutError::Timeout) =
-            self.ended.recv_timeout(deadline)
+        if let Err(crossbeam_channel::RecvTimeoutError::Timeout) = self.ended.recv_timeout(deadline)
         {
             tracing::warn!("an answer on the control socket was not read to its end");
         }

@@ -87,7 +87,7 @@ mod tests {
     fn a_run_that_fits_is_one_piece_and_a_long_item_is_one_of_its_own() {
         let keys = HashKeys::new(&[7; 32]);
         let cut = |run: &[(usize, u64)]| Rule::new(&keys).cut(run);
-        assert_eq!(cut(&[]), []);
+        assert_eq!(cut(&[]), Vec::<usize>::new());
         assert_eq!(cut(&[(30_000, 9), (30_000, 1)]), [2]);
         assert_eq!(cut(&[(30_000, 9), (30_000, 8), (30_000, 1)]), [2, 3]);
         assert_eq!(cut(&[(70_000, 9)]), [1]);

@@ -75,8 +75,7 @@ fn left_behind(context: &Context, args: HibernateArgs) -> Outcome {
     };
     let tuning = tuning.over(context.config.mount.clone());
     let name = &args.target;
-    let settings =
-        WorkspaceSettings::new(name, store, &tuning, CacheUse::Writer, &context.env)?;
+    let settings = WorkspaceSettings::new(name, store, &tuning, CacheUse::Writer, &context.env)?;
     if !settings.cache_dir.is_dir() {
         let hint = format!("there is no local data either ({})", settings.cache_dir.display());
         return Err(context.unknown(name).hint(hint));

@@ -32,7 +32,9 @@ fn all(context: &Context) -> Outcome {
     let mut text = String::new();
     for (entry, liveness) in context.registry.list()? {
         let asked = match liveness {
-            Liveness::Running => Client::new(&entry.socket).status(STATUS_DEADLINE).map_err(Failure::from),
+            Liveness::Running => {
+                Client::new(&entry.socket).status(STATUS_DEADLINE).map_err(Failure::from)
+            }
             Liveness::Stale => Err(context.died(&entry)),
         };
         if !text.is_empty() {

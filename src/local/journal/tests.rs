@@ -156,7 +156,7 @@ fn a_torn_end_is_cut_off_wherever_it_tore() {
             break;
         }
     }
-    assert_eq!(replayed(&fixture.open(None).unwrap(), None), []);
+    assert_eq!(replayed(&fixture.open(None).unwrap(), None), Vec::<u64>::new());
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn records_of_another_directory_are_not_replayed() {
     append(&journal, 1, b"").unwrap();
     drop(journal);
     let other = Journal::open(fixture.dir.path(), CacheId([8; 16]), SEGMENT_BYTES, None).unwrap();
-    assert_eq!(replayed(&other, None), []);
+    assert_eq!(replayed(&other, None), Vec::<u64>::new());
 }
 
 #[test]
