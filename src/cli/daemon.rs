@@ -218,18 +218,16 @@ impl Daemon {
     /// What `status` shows.
     #[must_use]
     pub fn facts(&self) -> MountFacts {
-        let status = self.workspace.status();
         let settings = &self.settings;
         MountFacts {
             mountpoint: settings.mountpoint.clone(),
-            state: facts::state_word(&status).to_owned(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             store_url: settings.workspace.store.url.to_string(),
             cache_dir: PathBuf::from(&settings.workspace.cache_dir),
             uptime_secs: self.clock.monotonic().saturating_sub(self.started).as_secs(),
             fuse_requests: self.mounted.request_counts().total(),
-            status,
+            status: self.workspace.status(),
         }
     }
 }

@@ -12,8 +12,6 @@ use crate::workspace::Status;
 pub struct MountFacts {
     /// Absolute mountpoint.
     pub mountpoint: PathBuf,
-    /// `active`, `read-only`, `fenced` or `sealing`.
-    pub state: String,
     /// The daemon's process number.
     pub pid: u32,
     /// Version of the daemon.
@@ -29,21 +27,6 @@ pub struct MountFacts {
     /// The workspace's own facts, at the same level.
     #[serde(flatten)]
     pub status: Status,
-}
-
-/// One word for a mount's condition.
-#[must_use]
-pub fn state_word(status: &Status) -> &'static str {
-    use crate::workspace::Phase;
-    if status.fenced.is_some() {
-        "fenced"
-    } else if status.read_only {
-        "read-only"
-    } else if matches!(status.progress.phase, Phase::Idle | Phase::Done) {
-        "active"
-    } else {
-        "sealing"
-    }
 }
 
 /// The same facts as metrics.

@@ -80,7 +80,7 @@ fn text(facts: &MountFacts) -> String {
         "{}  {} ({}, process {})\n",
         facts.mountpoint.display(),
         status.workspace,
-        facts.state,
+        status.state,
         facts.pid
     );
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<12} {value}\n"));
