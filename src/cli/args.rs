@@ -277,8 +277,8 @@ pub struct HibernateArgs {
     #[arg(value_name = "PATH|NAME")]
     pub target: String,
 
-    /// Give up, and stay mounted, when not everything is in the store after this long. Default:
-    /// go on as long as the store answers.
+    /// While the store can't be reached, go on trying for this long; then give up, and stay
+    /// mounted. Default: one try, which takes --store-timeout of the mount.
     #[arg(long, value_name = "DURATION")]
     pub timeout: Option<Span>,
 
@@ -309,7 +309,7 @@ pub struct UnmountArgs {
     #[arg(long)]
     pub keep_local: bool,
 
-    /// Give up when not everything is in the store after this long.
+    /// While the store can't be reached, go on trying for this long. Default: one try.
     #[arg(long, value_name = "DURATION", conflicts_with = "keep_local")]
     pub timeout: Option<Span>,
 }

@@ -78,7 +78,9 @@ impl From<WorkspaceError> for Failure {
             | WorkspaceError::WrongDirectory { .. }
             | WorkspaceError::Unsynced { .. } => failure(Code::Diverged),
             WorkspaceError::ReadOnly { .. } => failure(Code::Usage),
-            WorkspaceError::Closed { .. } => failure(Code::Internal),
+            WorkspaceError::Closed { .. }
+            | WorkspaceError::NoRandom { .. }
+            | WorkspaceError::NoThreads { .. } => failure(Code::Internal),
             WorkspaceError::Unavailable { .. } | WorkspaceError::Stopped => {
                 failure(Code::Unreachable)
             }

@@ -73,8 +73,7 @@ Examples:
 
 Programs that still have files open there get errors from then on. If the store does not answer
 in time, the exit code is 3, the workspace stays mounted and nothing is lost: hibernate again
-later. It gives up when a request has failed for --store-timeout (of the mount), or when --timeout
-is over. Where the daemon has died, its local data is recovered and put into the store.";
+later. Where the daemon has died, its local data is recovered and put into the store.";
 
 pub const CHECKPOINT: &str = "\
 Examples:

@@ -132,6 +132,7 @@ fn hibernate(
         )),
     })?;
     take_away(daemon);
+    close(&daemon.workspace)?;
     Ok(receipt)
 }
 
@@ -187,14 +188,16 @@ fn seal_and_close(
         return Ok(read_only_receipt(daemon));
     }
     let settings = &daemon.settings.workspace;
-    seal(daemon, timeout_secs, report).map_err(|failure| {
+    let receipt = seal(daemon, timeout_secs, report).map_err(|failure| {
         close_after(&daemon.workspace, failure).also(format!(
             "not everything is in the store: it is kept in {}; `dormouse hibernate {}` or \
              `dormouse mount` on this machine goes on",
             settings.cache_dir.display(),
             settings.name
         ))
-    })
+    })?;
+    close(&daemon.workspace)?;
+    Ok(receipt)
 }
 
 /// The seal itself, with its deadline, its progress, and an ear for signals.
@@ -262,7 +265,7 @@ pub fn abandon(workspace: &Workspace, settings: &MountSettings, failure: Failure
     if !settings.workspace.read_only() {
         let until = Some(settings.workspace.store.remote.deadline);
         match workspace.hibernate(until, &mut |_| ControlFlow::Continue(())) {
-            Ok(_) => return failure,
+            Ok(_) => {}
             Err(error) => tracing::warn!(%error, "the lease could not be given back"),
         }
     }

@@ -12,7 +12,8 @@ pub enum Command {
     Checkpoint,
     /// Seal, unmount, release the lease, end the daemon. Files may be open.
     Hibernate {
-        /// Give up when not everything is in the store after this long, and keep the mount.
+        /// While the store can't be reached, go on trying for this long, then keep the mount.
+        /// None: one try.
         timeout_secs: Option<u64>,
     },
     /// Unmount only if nothing is in use, then hibernate or leave the data on this machine.

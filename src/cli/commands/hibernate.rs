@@ -96,16 +96,8 @@ fn recover(context: &Context, settings: &WorkspaceSettings, args: &HibernateArgs
         ControlFlow::Continue(())
     });
     meter.finish();
-    match sealed {
-        Ok(done) => {
-            let value = serde_json::to_value(&done).map_err(Failure::internal)?;
-            receipt::print(context.json, &value)
-        }
-        Err(error) => {
-            if let Err(error) = workspace.close() {
-                tracing::error!(%error, "closing the local data");
-            }
-            Err(Failure::from(error))
-        }
-    }
+    let closed = workspace.close();
+    let value = serde_json::to_value(&sealed?).map_err(Failure::internal)?;
+    closed?;
+    receipt::print(context.json, &value)
 }
