@@ -46,7 +46,7 @@ pub struct Cli {
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct LogArgs {
-    /// What to log: error, warn, info, debug, trace, or a filter such as `info,dormouse::fuse=debug`.
+    /// What to log: error, warn, info, debug, trace, or a filter: `info,dormouse::fuse=debug`.
     /// Default: info for a daemon, warn for other commands.
     #[arg(long = "log-level", global = true, value_name = "LEVEL", env = "DORMOUSE_LOG")]
     #[arg(hide_env_values = true, help_heading = "Every command")]

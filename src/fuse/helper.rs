@@ -47,6 +47,20 @@ pub(super) fn open_once(root: &Path, file: &Path) -> io::Result<()> {
     })
 }
 
+/// `syncfs(2)`: the kernel hands over all pages of the mount that programs have changed.
+pub(super) fn sync(mountpoint: &Path, millis_max: u32) -> io::Result<()> {
+    let path = c_path(mountpoint)?;
+    run(millis_max, &|| {
+        let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_DIRECTORY;
+        // SAFETY: a NUL-terminated path; the descriptor dies with the child.
+        let synced = unsafe {
+            let fd = libc::open(path.as_ptr(), flags);
+            fd >= 0 && libc::syncfs(fd) == 0
+        };
+        if synced { 0 } else { nix::errno::Errno::last_raw() }
+    })
+}
+
 /// `umount2(2)` with these flags.
 pub(super) fn unmount(mountpoint: &Path, flags: i32) -> io::Result<()> {
     let path = c_path(mountpoint)?;

@@ -26,5 +26,6 @@ mod watchdog;
 
 pub use count::{Opcode, RequestCounts};
 pub use error::FuseError;
-pub use mount::{Mounted, mount};
+pub use mount::{Mounted, detach_dead, mount};
+pub use mountpoint::check_mountpoint;
 pub use options::MountOptions;

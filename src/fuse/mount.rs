@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use fuser::{Config, Session, SessionACL};
 use parking_lot::{Condvar, Mutex};
@@ -158,6 +159,19 @@ fn unmount(mountpoint: &Path, by_helper: bool, lazy: bool) -> Result<(), FuseErr
     })
 }
 
+/// Takes away what a daemon that died left mounted at `mountpoint`. Nothing there, something
+/// else, or a mount that still has its daemon is left alone and is no error.
+pub fn detach_dead(mountpoint: &Path) -> Result<(), FuseError> {
+    let there = mount_at(mountpoint)
+        .map_err(|error| FuseError::io("reading /proc/self/mountinfo", error))?;
+    match there {
+        Some(line) if line.fs_type == FS_TYPE && helper::is_disconnected(mountpoint) => {
+            unmount(mountpoint, !nix::unistd::geteuid().is_root(), true)
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Mounted {
     /// Where it is mounted, absolute.
     #[must_use]
@@ -198,6 +212,17 @@ impl Mounted {
             self.wait();
         }
         Ok(())
+    }
+
+    /// Has the kernel hand over what programs have changed in memory only (shared mappings, a
+    /// write-back cache), and waits for it.
+    ///
+    /// # Errors
+    /// It took longer than `deadline`, or a page was refused.
+    pub fn flush(&self, deadline: Duration) -> Result<(), FuseError> {
+        let millis = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX);
+        helper::sync(&self.mountpoint, millis)
+            .map_err(|error| FuseError::io(format!("syncing {}", self.mountpoint.display()), error))
     }
 
     /// Waits until the mount has ended, by [`Mounted::unmount`], by `umount` from outside or by

@@ -7,6 +7,15 @@ use std::path::{Path, PathBuf};
 use super::error::FuseError;
 use super::mountinfo::{FS_TYPE, absolute, mount_at};
 
+/// Checks that a workspace can be mounted at `mountpoint`, and gives its absolute path. For
+/// whoever wants to know before anything else is done.
+///
+/// # Errors
+/// Missing, not a directory, not empty, a mount of ours, or a dead mount.
+pub fn check_mountpoint(mountpoint: &Path) -> Result<PathBuf, FuseError> {
+    check(mountpoint, false)
+}
+
 /// Checks the mountpoint and gives its absolute path.
 ///
 /// # Errors

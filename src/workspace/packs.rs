@@ -139,9 +139,9 @@ mod tests {
 
     #[test]
     fn a_tree_that_is_mostly_alive_in_few_packs_is_left_alone() {
-        assert_eq!(poor(&[(1, 9 << 20, 8 << 20), (2, 100, 100)]), []);
-        assert_eq!(poor(&[(1, 3 << 20, 1000)]), [], "too small to matter");
-        assert_eq!(poor(&[]), []);
+        assert_eq!(poor(&[(1, 9 << 20, 8 << 20), (2, 100, 100)]), Vec::<u8>::new());
+        assert_eq!(poor(&[(1, 3 << 20, 1000)]), Vec::<u8>::new(), "too small to matter");
+        assert_eq!(poor(&[]), Vec::<u8>::new());
     }
 
     #[test]
@@ -155,6 +155,6 @@ mod tests {
         assert_eq!(poor(&small), [1, 2, 3, 4, 5]);
         let mut few = small.clone();
         few[0].2 = 0;
-        assert_eq!(poor(&few), []);
+        assert_eq!(poor(&few), Vec::<u8>::new());
     }
 }

@@ -36,7 +36,7 @@ fn running(context: &Context, args: &HibernateArgs, entry: &Registration) -> Out
 
 /// The registry says what the dead daemon worked with.
 fn stale(context: &Context, args: &HibernateArgs, entry: &Registration) -> Outcome {
-    fuse::detach(&entry.mountpoint)?;
+    fuse::detach_dead(&entry.mountpoint)?;
     if entry.read_only {
         context.registry.unregister(&entry.mountpoint)?;
         return Err(context.unknown(&args.target));

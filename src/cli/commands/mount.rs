@@ -43,7 +43,7 @@ fn check_place(context: &Context, settings: &mut MountSettings) -> Outcome {
             );
             return Err(Failure::new(Code::Busy, message).hint("`dormouse status` shows it"));
         }
-        Some((_, Liveness::Stale)) => fuse::detach(mountpoint)?,
+        Some((_, Liveness::Stale)) => fuse::detach_dead(mountpoint)?,
         None => {}
     }
     settings.mountpoint = fuse::check_mountpoint(mountpoint)?;
