@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by scripts/test: the S3 servers that tests/s3 wants. Each sees what another does not (docs/testing-s3.md):
+# Sourced by scripts/test: the S3 servers that tests/s3 wants. Each sees what another does not (docs/s3-servers.md):
 #   Ceph RGW   a production server; If-Match without quotes, refuses wrong secrets and damaged bodies, can be killed
 #   moto       a test double that keeps the rules of If-Match with quotes
 #   s3s-fs     not atomic under a race, so it must be refused; only where it is installed (cargo install s3s-fs --features binary)

@@ -16,7 +16,10 @@ use super::limit::{Limiter, Priority};
 use super::rate::Line;
 use super::stats::Counters;
 use super::store::clamp;
-use super::{Object, ObjectMeta, ObjectStore, PutMode, RemoteError, RemoteOptions, Stored, key};
+use super::{
+    OBJECT_LEN_MAX, Object, ObjectMeta, ObjectStore, PutMode, RemoteError, RemoteOptions, Stored,
+    key,
+};
 use crate::types::Clock;
 
 /// The slowest line that is waited for: an object's length adds to its timeouts at this rate.
@@ -124,6 +127,10 @@ impl Engine {
     ) -> Result<Stored, RemoteError> {
         key::check(key)?;
         let len = bytes.len() as u64;
+        if len > OBJECT_LEN_MAX {
+            let cause = format!("{len} bytes are more than an object may have");
+            return Err(RemoteError::Refused { key: key.to_owned(), cause });
+        }
         if bytes.len() > UNLIMITED_UPLOAD_BYTES {
             self.upload.begin(len).await;
         } else {

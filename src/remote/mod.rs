@@ -41,6 +41,8 @@ pub use options::RemoteOptions;
 pub use rate::RateLimitStore;
 pub use s3::S3Store;
 pub use stats::RemoteStats;
-pub use store::{ConditionStyle, Object, ObjectMeta, ObjectStore, PutMode, Version};
+pub use store::{
+    ConditionStyle, OBJECT_LEN_MAX, Object, ObjectMeta, ObjectStore, PutMode, Version,
+};
 pub use ticket::{Fetches, PutTicket};
 pub use url::StoreUrl;

@@ -9,6 +9,9 @@ use bytes::Bytes;
 use super::{RemoteError, Stored};
 use crate::types::Time;
 
+/// Longest object that is sent or taken in whole, in bytes. Packs are 16 MiB.
+pub const OBJECT_LEN_MAX: u64 = 256 * 1024 * 1024;
+
 /// One version of one object, as the store names it (an ETag, without quotes). Opaque.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Version(pub String);

@@ -113,6 +113,39 @@ fn a_directory_shows_no_files_of_others_and_none_of_its_own() {
 }
 
 #[test]
+fn folders_removed_under_a_running_client_come_back() {
+    let root = tempfile::tempdir().unwrap();
+    let remote = open(&format!("file://{}", root.path().display()));
+    remote.put("packs/one", Bytes::from_static(b"x"), PutMode::Create).unwrap();
+    for folder in ["packs", ".dormouse"] {
+        std::fs::remove_dir_all(root.path().join(folder)).unwrap();
+        remote.put("packs/two", Bytes::from_static(b"y"), PutMode::Any).unwrap();
+        assert_eq!(remote.get("packs/two").unwrap().bytes, "y");
+    }
+}
+
+#[test]
+fn a_full_disk_is_full_and_leaves_no_half_object() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root to mount a small file system");
+        return;
+    }
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    let root = tempfile::tempdir().unwrap();
+    let tmpfs = Some("tmpfs");
+    mount(tmpfs, root.path(), tmpfs, MsFlags::empty(), Some("size=1m")).unwrap();
+    let remote = open(&format!("file://{}", root.path().display()));
+    remote.put("small", Bytes::from_static(b"x"), PutMode::Create).unwrap();
+    let error = remote.put("large", vec![1; 2_000_000].into(), PutMode::Any).unwrap_err();
+    let (listed, again) =
+        (remote.list(""), remote.put("more", vec![1; 500_000].into(), PutMode::Any));
+    umount2(root.path(), MntFlags::MNT_DETACH).unwrap();
+    assert!(matches!(error, RemoteError::Full { .. }), "{error}");
+    assert_eq!(listed.unwrap().len(), 1);
+    again.expect("the space of the failed put is free again");
+}
+
+#[test]
 fn a_read_only_directory_can_be_read_and_says_so_when_written() {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: needs root to make a read-only mount");

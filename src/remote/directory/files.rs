@@ -113,6 +113,11 @@ impl Files {
         Ok(())
     }
 
+    /// Looks at all folders anew from now on.
+    pub(super) fn forget_folders(&self) {
+        self.durable.lock().clear();
+    }
+
     pub(super) fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         File::open(folder)?.sync_all()
     }

@@ -27,7 +27,9 @@ use bytes::Bytes;
 
 use self::files::{Files, failure};
 use super::store::clamp;
-use super::{Object, ObjectMeta, ObjectStore, PutMode, RemoteError, Stored, Version, key};
+use super::{
+    OBJECT_LEN_MAX, Object, ObjectMeta, ObjectStore, PutMode, RemoteError, Stored, Version, key,
+};
 use crate::types::Time;
 
 /// A store in a directory. Several may be open on one, in any number of processes.
@@ -77,7 +79,15 @@ impl ObjectStore for DirectoryStore {
 
     async fn put(&self, key: &str, bytes: Bytes, mode: &PutMode) -> Result<Stored, RemoteError> {
         let (key, mode) = (key.to_owned(), mode.clone());
-        self.blocking(move |files| put(files, &key, &bytes, &mode)).await
+        self.blocking(move |files| {
+            let stored = put(files, &key, &bytes, &mode);
+            if stored.is_err() {
+                // Perhaps somebody removed a folder: the next attempt makes it again.
+                files.forget_folders();
+            }
+            stored
+        })
+        .await
     }
 
     async fn delete(&self, key: &str) -> Result<(), RemoteError> {
@@ -120,11 +130,12 @@ fn get(files: &Files, key: &str, range: Option<Range<u64>>) -> Result<Object, Re
     let (file, found) = open(files, key)?;
     let store_now = if range.is_none() { files.now() } else { None };
     let part = clamp(range, found.len());
-    let len = usize::try_from(part.end - part.start).map_err(|_| RemoteError::Refused {
-        key: key.to_owned(),
-        cause: "the range does not fit into memory".to_owned(),
-    })?;
-    let mut bytes = vec![0; len];
+    let len = part.end - part.start;
+    if len > OBJECT_LEN_MAX {
+        let cause = format!("{len} bytes are more than any object of ours has");
+        return Err(RemoteError::Corrupt { key: key.to_owned(), cause });
+    }
+    let mut bytes = vec![0; len as usize];
     file.read_exact_at(&mut bytes, part.start).map_err(|error| failure(key, "read", &error))?;
     Ok(Object { meta: ObjectMeta { store_now, ..meta(key, &found) }, bytes: bytes.into() })
 }

@@ -12,11 +12,8 @@ use aws_sdk_s3::primitives::DateTime;
 use bytes::{Bytes, BytesMut};
 
 use super::clamp;
-use crate::remote::{Object, ObjectMeta, RemoteError, Version};
+use crate::remote::{OBJECT_LEN_MAX, Object, ObjectMeta, RemoteError, Version};
 use crate::types::Time;
-
-/// Longest body that is taken in. Packs are 16 MiB.
-const BODY_LEN_MAX: u64 = 256 * 1024 * 1024;
 
 /// Catches the `Date` of an answer, which the SDK does not hand on: the store's clock.
 #[derive(Debug, Clone, Default)]
@@ -125,7 +122,7 @@ async fn body(
     mut stream: aws_sdk_s3::primitives::ByteStream,
     length: u64,
 ) -> Result<Bytes, RemoteError> {
-    if length > BODY_LEN_MAX {
+    if length > OBJECT_LEN_MAX {
         let cause = format!("a body of {length} bytes is longer than any of ours");
         return Err(RemoteError::Corrupt { key: key.to_owned(), cause });
     }
