@@ -23,7 +23,8 @@ use super::options::MountOptions;
 use super::prime::Prime;
 use super::reply::{FOREVER, absent, file_attr};
 use super::serve::{Call, Server};
-use crate::fs::{At, Entry, Filesystem, FsError, SetAttr};
+use super::write::Write;
+use crate::fs::{At, Caller, Entry, Filesystem, FsError, SetAttr};
 use crate::types::{Ino, Name, NameError};
 
 /// Inode numbers are never used twice, so all are of the first generation.
@@ -147,7 +148,7 @@ impl fuser::Filesystem for Adapter {
             size,
             atime: atime.map(convert::set_time),
             mtime: mtime.map(convert::set_time),
-            ctime: ctime.map(Into::into),
+            ctime: ctime.map(convert::sent_time),
             // fuser does not pass FATTR_KILL_SUIDGID, which means: not CAP_FSETID.
             kill_priv: size.is_some() && request.uid() != 0,
         };
@@ -343,35 +344,27 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let call = Call::new(request, Opcode::Write, ino);
-        let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let is_sync = flags.0 & libc::O_DSYNC != 0;
-        let finish = |written, reply: ReplyWrite| reply.written(written);
-        let waiting = if is_sync {
+        let write = Write {
+            ino: call.ino,
+            offset,
+            kill_priv: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            is_sync: flags.0 & libc::O_DSYNC != 0,
+        };
+        let news = Arc::clone(&self.parts.news);
+        let finish = move |written, reply| write.finish(&news, written, reply);
+        let waiting = if write.is_sync {
             // It waits for the disk.
             Some((self.server.begin(&call), reply))
         } else {
-            self.server.serve_borrowed(
-                call,
-                reply,
-                |fs, caller| fs.write(caller, call.ino, offset, data, kill_priv),
-                finish,
-            )
+            let run = |fs: &Filesystem, caller: &Caller| write.run(fs, caller, data);
+            self.server.serve_borrowed(call, reply, run, finish.clone())
         };
-        let Some((ticket, reply)) = waiting else { return };
-        let data = data.to_owned();
-        self.server.hand_over(
-            call,
-            ticket,
-            reply,
-            move |fs, caller, _| {
-                let written = fs.write(caller, call.ino, offset, &data, kill_priv)?;
-                if is_sync {
-                    fs.fsync(caller, call.ino)?;
-                }
-                Ok(written)
-            },
-            finish,
-        );
+        if let Some((ticket, reply)) = waiting {
+            let data = data.to_owned();
+            let run =
+                move |fs: &Filesystem, caller: &Caller, _: &mut _| write.run(fs, caller, &data);
+            self.server.hand_over(call, ticket, reply, run, finish);
+        }
     }
 
     fn flush(

@@ -1,9 +1,12 @@
 //! From the protocol's numbers to what `fs` takes, and answers that need more than one call.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use fuser::{Errno, RenameFlags, ReplyStatfs, ReplyXattr, TimeOrNow};
 
 use super::reply::kind_of;
 use crate::fs::{AllocateMode, NewNode, RenameMode, Seek, SetTime, StatFs, XattrMode};
+use crate::types::Time;
 
 /// Most bytes that one request copies: the answer has 32 bits, and one that copies bytes (where
 /// it can't share extents) must end in good time. Callers go on from there.
@@ -11,8 +14,20 @@ pub(super) const COPY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 pub(super) fn set_time(time: TimeOrNow) -> SetTime {
     match time {
-        TimeOrNow::SpecificTime(time) => SetTime::At(time.into()),
+        TimeOrNow::SpecificTime(time) => SetTime::At(sent_time(time)),
         TimeOrNow::Now => SetTime::Now,
+    }
+}
+
+/// The time that the kernel sent. fuser 0.18 reads a time before 1970, which is a negative
+/// number of seconds plus nanoseconds, as minus both; this undoes it.
+pub(super) fn sent_time(time: SystemTime) -> Time {
+    match UNIX_EPOCH.duration_since(time) {
+        Ok(before) if !before.is_zero() => {
+            let secs = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
+            Time::new(-secs, before.subsec_nanos())
+        }
+        _ => time.into(),
     }
 }
 

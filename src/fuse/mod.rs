@@ -16,6 +16,7 @@ mod list;
 mod mount;
 mod mountinfo;
 mod mountpoint;
+mod news;
 mod options;
 mod pool;
 mod prime;
@@ -23,6 +24,7 @@ mod read_ahead;
 mod reply;
 mod serve;
 mod watchdog;
+mod write;
 
 pub use count::{Opcode, RequestCounts};
 pub use error::FuseError;

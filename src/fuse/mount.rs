@@ -17,6 +17,7 @@ use super::flight::InFlight;
 use super::helper;
 use super::mountinfo::{FS_TYPE, MountLine, mount_at};
 use super::mountpoint;
+use super::news::News;
 use super::options::MountOptions;
 use super::prime::Prime;
 use super::read_ahead;
@@ -30,6 +31,7 @@ pub(super) struct Parts {
     pub(super) counters: Arc<Counters>,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) prime: Arc<Prime>,
+    pub(super) news: Arc<News>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -39,6 +41,7 @@ impl Parts {
             counters: Arc::new(Counters::new()),
             in_flight: InFlight::new(Arc::clone(&clock)),
             prime: Arc::new(Prime::new(std::process::id())),
+            news: Arc::default(),
             clock,
         }
     }
@@ -110,11 +113,12 @@ fn serve(
     config.clone_fd = options.clone_fd;
     let session = Session::from_fd(adapter, device.fd, SessionACL::All, config)
         .map_err(|error| FuseError::io("agreeing with the kernel on the mount", error))?;
+    parts.news.open(session.notifier());
     if options.read_ahead_kib > 0 {
         read_ahead::set(&mount, options.read_ahead_kib);
     }
     let served = Arc::new(Served::default());
-    spawn_session(session, Arc::clone(&served))?;
+    spawn_session(session, Arc::clone(&served), Arc::clone(&parts.news))?;
     let aborter = Aborter::new(mountpoint, mount.minor);
     let watchdog = Watchdog::start(Arc::clone(&parts.in_flight), aborter, options.deadline)
         .map_err(|error| FuseError::io("starting the watchdog", error))?;
@@ -133,14 +137,19 @@ fn serve(
     })
 }
 
-fn spawn_session(session: Session<Adapter>, served: Arc<Served>) -> Result<(), FuseError> {
+fn spawn_session(
+    session: Session<Adapter>,
+    served: Arc<Served>,
+    news: Arc<News>,
+) -> Result<(), FuseError> {
     let run = move || {
-        // On an early end the descriptor is closed and the kernel answers for us.
+        // On an early end the last descriptor is closed, and the kernel answers for us.
         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| session.run())) {
             Ok(Ok(())) => tracing::info!("unmounted"),
             Ok(Err(error)) => tracing::error!(%error, "serving the mount ended early"),
             Err(_) => tracing::error!("serving the mount panicked"),
         }
+        news.close();
         *served.has_ended.lock() = true;
         served.ended.notify_all();
     };
@@ -197,14 +206,15 @@ impl Mounted {
         self.parts.in_flight.len()
     }
 
-    /// Unmounts and waits until nothing is served any more. `lazy` takes the mount out of sight
-    /// at once, and returns while processes that are inside go on using it.
+    /// Unmounts and waits until nothing is served any more; also takes a dead mount away. `lazy`
+    /// takes the mount out of sight at once, and returns while processes that are inside go on
+    /// using it.
     ///
     /// # Errors
-    /// `Busy`: something inside is open and `lazy` is false; the mount lives on. Ending a mount
-    /// that has ended already is no error.
+    /// `Busy`: something inside is open and `lazy` is false; the mount lives on. It is no error
+    /// that somebody else unmounted it before.
     pub fn unmount(&self, lazy: bool) -> Result<(), FuseError> {
-        if self.has_ended() || !self.is_in_table()? {
+        if !self.is_in_table()? {
             return Ok(());
         }
         unmount(&self.mountpoint, self.by_helper, lazy)?;

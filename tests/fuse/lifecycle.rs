@@ -150,6 +150,8 @@ fn an_aborted_mount_gives_errors_and_is_called_dead() {
     assert!(mount_line(mount.path()).is_some());
     let result = refusal(&MountOptions::new(mount.path(), "again"));
     assert!(matches!(result, FuseError::Dead(_)), "{result:?}");
+    mount.mounted().unmount(false).unwrap();
+    assert_eq!(mount_line(mount.path()), None);
 }
 
 #[test]

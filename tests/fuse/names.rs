@@ -80,8 +80,8 @@ for name in names:
 assert sorted(os.listdir(b".")) == sorted(names)
 for name in names:
     assert open(name, "rb").read() == name
-    os.rename(name, name[:-1] + b"!")
-for name in names: os.unlink(name[:-1] + b"!")
+    os.rename(name, name[:254] + b"!")
+for name in names: os.unlink(name[:254] + b"!")
 fails(errno.ENAMETOOLONG, open, b"n" * 256, "wb")
 fails(errno.ENAMETOOLONG, os.stat, b"n" * 256)
 fails(errno.ENAMETOOLONG, os.mkdir, b"n" * 256)
@@ -101,7 +101,7 @@ fn paths_may_be_deep() {
 for i in range(300):
     os.mkdir(f"level-{i}"); os.chdir(f"level-{i}")
 open("bottom", "w").write("deep")
-assert len(os.getcwd()) > 3000
+assert len(os.getcwd()) > 2500
 for i in range(300): os.chdir("..")
 assert os.getcwd() == os.environ["MOUNT"]
 subprocess.check_call(["rm", "-r", "level-0"])

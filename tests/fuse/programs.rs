@@ -84,7 +84,7 @@ mkdir a; cd a
 for i in $(seq 300); do echo "$i" > f$i; done
 mkdir -p d/e; ln f1 d/hard; ln -s ../f2 d/e/soft; mkfifo pipe; chmod 4711 f3; chown 5:6 f4
 touch -d '1999-12-31 23:59:59.987654321' f5; truncate -s 10M sparse; echo x >> sparse
-cd ..; tar --sparse -cf a.tar a; mkdir b; tar -C b -xpf a.tar
+cd ..; tar --format=posix --sparse -cf a.tar a; mkdir b; tar -C b -xpf a.tar
 (cd a; find . -printf '%p %y %m %U %G %n %s %T@ %l\n' | sort) > list-a
 (cd b/a; find . -printf '%p %y %m %U %G %n %s %T@ %l\n' | sort) > list-b
 cmp list-a list-b; diff -r --no-dereference -x pipe a b/a
