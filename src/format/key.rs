@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn an_inode_s_records_lie_together_attributes_first() {
-        let mut keys = vec![
+        let mut keys = [
             Key::attr(Ino(8)),
             Key::extent(Ino(7), 1 << 40),
             Key::extent(Ino(7), 5),

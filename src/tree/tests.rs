@@ -1,6 +1,8 @@
 //! The tree over nodes in memory: against a model, against its own history, and what it reads
 //! and writes.
 
+mod wired;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;

@@ -23,7 +23,7 @@ fn path(name: &str) -> PathBuf {
 fn golden(name: &str, bytes: &[u8]) -> Vec<u8> {
     let path = path(name);
     if std::env::var_os("DORMOUSE_WRITE_GOLDEN").is_some() && !path.exists() {
-        fs::write(&path, bytes).unwrap();
+        fs::write(&path, bytes).expect("a golden file that can be written");
     }
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

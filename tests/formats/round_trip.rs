@@ -79,7 +79,7 @@ pub fn snapshots() -> impl Strategy<Value = Snapshot> {
     (ids, packs, hot_set, rest).prop_map(|((parents, root), packs, hot_set, rest)| {
         let (created, [epoch, next_ino, inodes, bytes], reason) = rest;
         Snapshot {
-            workspace: "agent-7".parse().unwrap(),
+            workspace: "agent-7".parse().expect("a name"),
             parents: parents.into_iter().map(SnapshotId).collect(),
             created,
             epoch: Epoch(epoch),
@@ -113,7 +113,7 @@ pub fn heads() -> impl Strategy<Value = Head> {
             let [epoch, next_ino, inodes, bytes] = numbers;
             Head {
                 nonce,
-                workspace: "w.1_x-".parse().unwrap(),
+                workspace: "w.1_x-".parse().expect("a name"),
                 epoch: Epoch(epoch),
                 lease,
                 snapshot,
