@@ -156,7 +156,7 @@ fn content_range(key: &str, text: &str) -> Result<(Range<u64>, u64), RemoteError
         let (first, last) = range.split_once('-')?;
         let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
         let size: u64 = size.parse().ok()?;
-        (first <= last && last < size).then_some((first..last + 1, size))
+        (first <= last && last < size).then(|| (first..last + 1, size))
     };
     parsed().ok_or_else(|| {
         let cause = "the store sent an unusable Content-Range".to_owned();
