@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -24,19 +25,24 @@ use crate::types::{CacheId, ChunkId, Clock};
 /// A sweep begins a new segment if the current one has this part of a full one's data.
 const SWEEP_ROLL_PART: u64 = 16;
 
+/// Writes that find no room sweep at most this often.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+
 /// What a commit's records take in the journal, for the budget: an estimate on the safe side.
 const RECORD_BYTES_ASSUMED: u64 = 16 << 10;
 
 /// An open local directory. All methods may be called from any thread.
 pub struct Local {
+    dir: PathBuf,
     overlay: Arc<Overlay>,
     cache: Cache,
     space: Space,
     cache_id: CacheId,
     pins: Pins,
     sweep_roll_bytes: u64,
-    /// Held by the sweep under way.
-    sweeping: Mutex<()>,
+    clock: Arc<dyn Clock>,
+    /// Held by the sweep under way; when a write last had to sweep.
+    sweeping: Mutex<Option<Duration>>,
     /// Staged bytes that were live at the last sweep, plus all since.
     staged_live: AtomicU64,
     applier: Mutex<Option<JoinHandle<()>>>,
@@ -64,20 +70,25 @@ impl Local {
         fs::create_dir_all(dir).map_err(|error| LocalError::io("create", dir, error))?;
         let lock = DirLock::take(dir)?;
         let cache_id = marker::read_or_create(dir)?;
-        let space = Space::new(dir, options, clock);
+        let space = Space::new(dir, options, Arc::clone(&clock));
         let rocks = Rocks::open(&dir.join("rocksdb"), options)?;
         let (applied, segment_bytes) = (rocks.applied()?, options.segment_bytes_max);
         let journal = Journal::open(&dir.join("journal"), cache_id, segment_bytes, applied)?;
         let cache = Cache::open(&dir.join("cache"), options.cache_bytes_max)?;
+        if !marker::take_clean(dir)? {
+            cache.index_again(&rocks)?;
+        }
         let staged_live = AtomicU64::new(journal.bytes());
         let overlay = Arc::new(Overlay::open(journal, rocks, options)?);
         let local = Local {
+            dir: dir.to_owned(),
             cache,
             space,
             cache_id,
             pins: Pins::default(),
             sweep_roll_bytes: options.segment_bytes_max / SWEEP_ROLL_PART,
-            sweeping: Mutex::new(()),
+            clock,
+            sweeping: Mutex::new(None),
             staged_live,
             applier: Mutex::new(Some(spawn_applier(dir, &overlay)?)),
             overlay,
@@ -135,19 +146,39 @@ impl Local {
         Ok(())
     }
 
-    /// Whether `len` bytes of data (0: records alone) may be written. The cache gives way first.
+    /// Whether `len` bytes of data (0: records alone) may be written. Dead bytes go first, then
+    /// the cache.
     fn admit(&self, len: u64) -> Result<(), LocalError> {
-        let journal = self.overlay.journal.bytes();
-        let after = journal + len + RECORD_BYTES_ASSUMED;
-        match self.space.admit(len, len > 0, journal) {
-            Err(LocalError::Full) if self.cache.bytes() > 0 => {
-                self.trim_cache(after)?;
-                self.space.admit(len, len > 0, journal)
+        let assumed = len + RECORD_BYTES_ASSUMED;
+        let admitted = match self.space.admit(len, len > 0, self.overlay.journal.bytes()) {
+            Err(LocalError::Full | LocalError::Quota { .. }) => {
+                self.sweep_if_due()?;
+                self.trim_cache(self.overlay.journal.bytes() + assumed)?;
+                self.space.admit(len, len > 0, self.overlay.journal.bytes())
             }
             result => result,
-        }?;
+        };
+        admitted?;
+        let after = self.overlay.journal.bytes() + assumed;
         let is_over = after + self.cache.bytes() > self.space.budget();
         if is_over { self.trim_cache(after) } else { Ok(()) }
+    }
+
+    /// Sweeps for a write that found no room, unless that was tried just now.
+    fn sweep_if_due(&self) -> Result<(), LocalError> {
+        let Some(mut swept_at) = self.sweeping.try_lock() else { return Ok(()) };
+        let now = self.clock.monotonic();
+        if swept_at.is_some_and(|at| now < at + SWEEP_PAUSE) {
+            return Ok(());
+        }
+        let result = self.sweep_locked();
+        // From the end on, so that writes get their turn however long it took.
+        *swept_at = Some(self.clock.monotonic());
+        match result {
+            // RocksDB's disk is full too: that is what the write is told anyway.
+            Ok(_) | Err(LocalError::Full) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn trim_cache(&self, journal: u64) -> Result<(), LocalError> {
@@ -191,6 +222,10 @@ impl Local {
     /// Returns the bytes freed. Reads the whole overlay and waits for RocksDB: for the background.
     pub fn sweep(&self) -> Result<u64, LocalError> {
         let _sweeping = self.sweeping.lock();
+        self.sweep_locked()
+    }
+
+    fn sweep_locked(&self) -> Result<u64, LocalError> {
         let before = self.staged_live.load(Ordering::Relaxed);
         let swept = sweep::sweep(&self.overlay, &self.pins, self.sweep_roll_bytes)?;
         let since = self.staged_live.load(Ordering::Relaxed).saturating_sub(before);
@@ -274,7 +309,8 @@ impl Local {
         let applied = self.overlay.applier.wait_for_all();
         self.stop_applier();
         applied?;
-        self.overlay.rocks.flush()
+        self.overlay.rocks.flush()?;
+        marker::leave_clean(&self.dir)
     }
 
     fn stop_applier(&self) {

@@ -71,6 +71,26 @@ fn create(dir: &Path) -> Result<CacheId, LocalError> {
     Ok(id)
 }
 
+/// Says that RocksDB was flushed when the directory was closed. Not synced: without it, or with
+/// one too many, only the cache's index is looked after too much or too little.
+const CLEAN_NAME: &str = "clean";
+
+/// Whether the directory was closed, and takes the mark away: from now on it was not.
+pub(super) fn take_clean(dir: &Path) -> Result<bool, LocalError> {
+    let path = dir.join(CLEAN_NAME);
+    match fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(LocalError::io("delete", &path, error)),
+    }
+}
+
+/// Marks the directory as closed.
+pub(super) fn leave_clean(dir: &Path) -> Result<(), LocalError> {
+    let path = dir.join(CLEAN_NAME);
+    File::create(&path).map(drop).map_err(|error| LocalError::io("write", &path, error))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

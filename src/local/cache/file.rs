@@ -18,6 +18,9 @@ use bytes::Bytes;
 use crate::local::LocalError;
 
 pub(super) const ENTRY_HEADER_LEN: usize = 48;
+/// Longest frame that is cached (`format`'s longest node, and room for its header).
+pub(super) const FRAME_LEN_MAX: usize = 8 << 20;
+
 const MAGIC: u32 = u32::from_le_bytes(*b"DMC1");
 const SUFFIX: &str = ".frames";
 
@@ -39,10 +42,39 @@ pub(super) struct CacheFile {
 
 /// A frame's header in a cache file, checked.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Entry {
-    pub(super) id: [u8; 32],
-    pub(super) frame_len: u32,
+struct Entry {
+    id: [u8; 32],
+    frame_len: u32,
     crc: u32,
+}
+
+/// Where a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) file: u64,
+    pub(super) offset: u32,
+    pub(super) frame_len: u32,
+}
+
+impl Place {
+    pub(super) fn encode(&self) -> [u8; 16] {
+        let mut out = [0; 16];
+        out[..8].copy_from_slice(&self.file.to_le_bytes());
+        out[8..12].copy_from_slice(&self.offset.to_le_bytes());
+        out[12..].copy_from_slice(&self.frame_len.to_le_bytes());
+        out
+    }
+
+    /// None: damaged, and so a miss.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Place> {
+        let bytes: &[u8; 16] = bytes.try_into().ok()?;
+        let word = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        let file = u64::from(word(0)) | u64::from(word(4)) << 32;
+        let place = Place { file, offset: word(8), frame_len: word(12) };
+        (place.frame_len as usize <= FRAME_LEN_MAX).then_some(place)
+    }
 }
 
 impl CacheFile {
@@ -122,14 +154,24 @@ impl CacheFile {
             .map(|_| frame))
     }
 
-    /// The header of the frame that begins at `at`; none at the end, or where the file is damaged.
-    pub(super) fn entry(&self, at: u64) -> Option<Entry> {
-        let mut bytes = [0; ENTRY_HEADER_LEN];
-        if at + ENTRY_HEADER_LEN as u64 > self.len() {
-            return None;
-        }
-        self.file.read_exact_at(&mut bytes, at).ok()?;
-        decode_header(&bytes)
+    /// The frames in the file, in order, up to its end or where it is damaged.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (Place, [u8; 32])> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let mut bytes = [0; ENTRY_HEADER_LEN];
+            if at + ENTRY_HEADER_LEN as u64 > self.len() {
+                return None;
+            }
+            self.file.read_exact_at(&mut bytes, at).ok()?;
+            let entry = decode_header(&bytes)?;
+            let place = Place {
+                file: self.number,
+                offset: u32::try_from(at).ok()?,
+                frame_len: entry.frame_len,
+            };
+            at += ENTRY_HEADER_LEN as u64 + u64::from(entry.frame_len);
+            Some((place, entry.id))
+        })
     }
 
     pub(super) fn mark_used(&self, at: u64, tick: u64) {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use rocksdb::WriteBatch;
 
-use self::file::{CacheFile, ENTRY_HEADER_LEN};
+use self::file::{CacheFile, ENTRY_HEADER_LEN, FRAME_LEN_MAX, Place};
 use super::rocks::{self, Family, Rocks};
 use super::{LocalError, crash_point};
 
@@ -23,9 +23,6 @@ use super::{LocalError, crash_point};
 const FILES_AIMED_AT: u64 = 128;
 const FILE_BYTES_MIN: u64 = 1 << 20;
 const FILE_BYTES_MAX: u64 = 256 << 20;
-
-/// Longest frame that is cached (`format`'s longest node, and room for its header).
-const FRAME_LEN_MAX: usize = 8 << 20;
 
 /// The cache of one directory. Lock order: `writer`, then `files`.
 #[derive(Debug)]
@@ -37,14 +34,6 @@ pub(super) struct Cache {
     files: RwLock<BTreeMap<u64, Arc<CacheFile>>>,
     bytes: AtomicU64,
     ticks: AtomicU64,
-}
-
-/// Where a frame is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
-    file: u64,
-    offset: u32,
-    frame_len: u32,
 }
 
 impl Cache {
@@ -64,6 +53,27 @@ impl Cache {
             bytes: AtomicU64::new(bytes),
             ticks: AtomicU64::new(0),
         })
+    }
+
+    /// Puts frames back into the index whose entries were not flushed when the process died.
+    /// Goes back from the newest file to the first that lacks none.
+    pub(super) fn index_again(&self, rocks: &Rocks) -> Result<(), LocalError> {
+        let _writer = self.writer.lock();
+        for file in self.files.read().values().rev() {
+            let mut batch = WriteBatch::default();
+            for (place, id) in file.entries() {
+                let indexed = place_of(rocks, &id)?;
+                if indexed.is_none_or(|place| !self.files.read().contains_key(&place.file)) {
+                    batch.put_cf(rocks.family(Family::Cache), id, place.encode());
+                }
+            }
+            if batch.is_empty() {
+                break;
+            }
+            tracing::info!(file = file.number, frames = batch.len(), "cached frames indexed again");
+            rocks.write(batch)?;
+        }
+        Ok(())
     }
 
     /// Bytes of all files.
@@ -221,27 +231,22 @@ impl Cache {
         mut spare: u64,
     ) -> Result<(), LocalError> {
         let mut batch = WriteBatch::default();
-        let mut at = 0;
-        while let Some(entry) = victim.entry(at) {
-            let len = ENTRY_HEADER_LEN as u64 + u64::from(entry.frame_len);
-            let place =
-                Place { file: victim.number, offset: at as u32, frame_len: entry.frame_len };
-            if place_of(rocks, &entry.id)? == Some(place) {
-                let again = victim.was_used(at) && len <= spare;
-                let frame =
-                    if again { victim.read(&entry.id, at, entry.frame_len) } else { Ok(None) };
-                let copied = match frame {
-                    Ok(Some(frame)) => {
-                        self.append(rocks, writer, &mut batch, &entry.id, &frame).is_ok()
-                    }
-                    _ => false,
-                };
-                match copied {
-                    true => spare -= len,
-                    false => batch.delete_cf(rocks.family(Family::Cache), entry.id),
-                }
+        for (place, id) in victim.entries() {
+            if place_of(rocks, &id)? != Some(place) {
+                continue;
             }
-            at += len;
+            let at = u64::from(place.offset);
+            let len = ENTRY_HEADER_LEN as u64 + u64::from(place.frame_len);
+            let again = victim.was_used(at) && len <= spare;
+            let frame = if again { victim.read(&id, at, place.frame_len) } else { Ok(None) };
+            let copied = match frame {
+                Ok(Some(frame)) => self.append(rocks, writer, &mut batch, &id, &frame).is_ok(),
+                _ => false,
+            };
+            match copied {
+                true => spare -= len,
+                false => batch.delete_cf(rocks.family(Family::Cache), id),
+            }
         }
         rocks.write(batch)?;
         crash_point("cache-evicted");
@@ -254,27 +259,6 @@ impl Cache {
 fn place_of(rocks: &Rocks, id: &[u8; 32]) -> Result<Option<Place>, LocalError> {
     let found = rocks.db.get_pinned_cf(rocks.family(Family::Cache), id).map_err(rocks::failed)?;
     Ok(found.and_then(|bytes| Place::decode(&bytes)))
-}
-
-impl Place {
-    fn encode(&self) -> [u8; 16] {
-        let mut out = [0; 16];
-        out[..8].copy_from_slice(&self.file.to_le_bytes());
-        out[8..12].copy_from_slice(&self.offset.to_le_bytes());
-        out[12..].copy_from_slice(&self.frame_len.to_le_bytes());
-        out
-    }
-
-    /// None: damaged, and so a miss.
-    fn decode(bytes: &[u8]) -> Option<Place> {
-        let bytes: &[u8; 16] = bytes.try_into().ok()?;
-        let word = |at: usize| {
-            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-        };
-        let file = u64::from(word(0)) | u64::from(word(4)) << 32;
-        let place = Place { file, offset: word(8), frame_len: word(12) };
-        (place.frame_len as usize <= FRAME_LEN_MAX).then_some(place)
-    }
 }
 
 #[cfg(test)]

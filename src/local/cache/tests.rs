@@ -149,3 +149,25 @@ fn a_removed_frame_can_be_replaced() {
     cache.put(&fixture.rocks, &id(1), b"right", MIB).unwrap();
     assert_eq!(fixture.get(&cache, 1).unwrap(), &b"right"[..]);
 }
+
+#[test]
+fn frames_whose_index_entries_were_lost_are_found_again() {
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    for n in 0..100 {
+        fixture.put(&cache, n, 100 * MIB);
+    }
+    drop(cache);
+    // What was not flushed: the frames of the newest files.
+    for n in 40..100 {
+        let mut batch = WriteBatch::default();
+        batch.delete_cf(fixture.rocks.family(Family::Cache), id(n));
+        fixture.rocks.write(batch).unwrap();
+    }
+    let cache = fixture.open();
+    assert!(fixture.get(&cache, 99).is_none());
+    cache.index_again(&fixture.rocks).unwrap();
+    for n in 0..100 {
+        assert_eq!(fixture.get(&cache, n).unwrap(), frame(n), "frame {n}");
+    }
+}

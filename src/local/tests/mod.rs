@@ -326,6 +326,20 @@ fn a_spent_budget_is_said_on_the_write_and_removing_still_works() {
 }
 
 #[test]
+fn a_write_that_finds_no_room_frees_dead_bytes_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = LocalOptions { cache_bytes_max: 1 << 20, ..small() };
+    let clock = Arc::new(ManualClock::default());
+    let local = Local::open(dir.path(), &options, clock.clone()).unwrap();
+    for n in 0..200 {
+        // The same range of the same file: all but the last write's bytes are dead.
+        write(&local, 1, &[n as u8; 50_000]).unwrap();
+        clock.advance(std::time::Duration::from_millis(300));
+    }
+    assert!(local.usage().unwrap().journal_bytes < 1 << 20);
+}
+
+#[test]
 fn the_cache_gives_way_to_what_is_not_in_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let options = LocalOptions { cache_bytes_max: 8 << 20, ..small() };
