@@ -1,6 +1,6 @@
 //! Fetching ahead, in the background: what a sequential reader will want next, then tree packs,
-//! so that all metadata is soon local, then chunks that are likely wanted. Foreground requests go first, and join a window that is on its
-//! way instead of fetching it again.
+//! so that all metadata is soon local, then chunks that are likely wanted. Foreground requests go
+//! first, and join a window that is on its way instead of fetching it again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
