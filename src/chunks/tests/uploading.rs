@@ -1,5 +1,5 @@
 use super::*;
-use crate::remote::{Fault, When};
+use crate::remote::{Fault, RemoteError, When};
 
 #[test]
 fn the_same_content_under_two_names_is_uploaded_once() {
@@ -23,20 +23,27 @@ fn the_same_content_under_two_names_is_uploaded_once() {
 fn one_content_from_eight_threads_at_once_is_uploaded_once() {
     let store = Store::new();
     let machine = store.machine();
-    let plains = noises(30, 64 * KIB);
+    // Compressible, so that it takes a while: long enough for the threads to meet.
+    let plains: Vec<Vec<u8>> = noises(60, 256 * KIB)
+        .into_iter()
+        .map(|plain| plain.iter().map(|byte| byte & 15).collect())
+        .collect();
+    let together = std::sync::Barrier::new(8);
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 for plain in &plains {
+                    together.wait();
                     machine.chunks.add_chunk(plain).unwrap();
                 }
             });
         }
     });
-    let packs = machine.chunks.flush().unwrap();
-    assert_eq!(packs.len(), 1);
-    assert!(store.counting.stats().bytes_out < 30 * 65 * KIB as u64);
-    assert_eq!(machine.chunks.stats().chunks_deduplicated, 7 * 30);
+    machine.chunks.flush().unwrap();
+    let alone = Store::new();
+    alone.machine().store_all(&plains);
+    assert_eq!(store.counting.stats().bytes_out, alone.counting.stats().bytes_out);
+    assert_eq!(machine.chunks.stats().chunks_deduplicated, 7 * 60);
 }
 
 #[test]
@@ -124,6 +131,25 @@ fn after_an_outage_the_next_flush_uploads_everything() {
     let cold = store.machine();
     let read = cold.chunks.read_many(&slots, cold.fetch()).unwrap();
     assert!(read.iter().zip(&plains).all(|(read, plain)| read == plain));
+}
+
+#[test]
+fn a_flush_tries_at_once_and_the_background_does_not_hammer() {
+    let store = Store::new();
+    let machine = store.machine();
+    let refused = RemoteError::Denied { cause: "for a while".to_owned() };
+    store.faults.inject(When::every(Op::Put, ""), Fault::Answer(refused));
+    machine.chunks.add_chunk(&noise(1, KIB)).unwrap();
+    for _ in 0..6 {
+        assert!(machine.chunks.flush().is_err());
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(store.puts(), 6);
+    store.faults.heal();
+    let start = machine.clock.monotonic();
+    machine.chunks.flush().unwrap();
+    // The pause after six failures is half a minute.
+    assert!(machine.clock.monotonic() - start < Duration::from_secs(5));
 }
 
 #[test]
