@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by scripts/test: the S3 servers that tests/s3 wants. Each sees what another does not (docs/s3-servers.md):
 #   Ceph RGW   a production server; If-Match without quotes, refuses wrong secrets and damaged bodies, can be killed
-#   moto       a test double that keeps the rules of If-Match with quotes
+#   moto       a test double that keeps the rules of If-Match with quotes, one request at a time
 #   s3s-fs     not atomic under a race, so it must be refused; only where it is installed (cargo install s3s-fs --features binary)
 
 servers_dir=$PWD/target/test-servers
@@ -42,7 +42,13 @@ start_moto() {
         "$venv/bin/pip" install --quiet --disable-pip-version-check 'moto[s3,server]>=5'
     fi
     port=$(free_port)
-    "$venv/bin/moto_server" -H 127.0.0.1 -p "$port" >"$servers_dir/moto.log" 2>&1 &
+    # One request at a time: moto compares and writes without a lock, so its threads can both win a race.
+    "$venv/bin/python" -c '
+import sys
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app), threaded=False)
+' "$port" >"$servers_dir/moto.log" 2>&1 &
     server_pids+=($!)
     wait_for_port "$port" moto
     export DORMOUSE_TEST_S3_MOTO=http://127.0.0.1:$port
