@@ -74,9 +74,6 @@ impl Filesystem {
         let mut reserved = None;
         self.mutate(caller.fetch, || {
             let directory = self.filled(at.directory, Need::DefaultAcl)?;
-            if self.get(&entry_key)?.is_some() {
-                return Err(FsError::Exists);
-            }
             let ino = match reserved {
                 Some(ino) => ino,
                 None => *reserved.insert(self.namespace.alloc_ino()?),

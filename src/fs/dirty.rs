@@ -34,10 +34,17 @@ struct State {
     bytes: i64,
 }
 
-/// The dirty files. A leaf lock; changed under the lock of the inode concerned.
+/// The dirty files, without orphans. A leaf lock; an entry changes under its inode's lock.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
-    files: Mutex<HashMap<Ino, State>>,
+    files: Mutex<Files>,
+}
+
+#[derive(Debug, Default)]
+struct Files {
+    states: HashMap<Ino, State>,
+    /// Sum of all states' bytes.
+    bytes: i64,
 }
 
 impl Dirty {
@@ -47,29 +54,30 @@ impl Dirty {
             return;
         }
         let mut files = self.files.lock();
-        let state = files.entry(ino).or_insert(State { since: now, last_write: now, bytes: 0 });
+        files.bytes += bytes;
+        let fresh = State { since: now, last_write: now, bytes: 0 };
+        let state = files.states.entry(ino).or_insert(fresh);
         state.bytes += bytes;
         if written {
             state.last_write = now;
         }
         if state.bytes == 0 {
-            files.remove(&ino);
+            files.states.remove(&ino);
         }
     }
 
     /// Sets what a scan under the inode's lock found.
     fn set(&self, ino: Ino, bytes: i64, now: Duration) {
-        let mut files = self.files.lock();
-        if bytes == 0 {
-            files.remove(&ino);
-            return;
-        }
-        let state = files.entry(ino).or_insert(State { since: now, last_write: now, bytes });
-        state.bytes = bytes;
+        let before = self.files.lock().states.get(&ino).map_or(0, |state| state.bytes);
+        self.grow(ino, bytes - before, now, false);
     }
 
+    /// The inode has lost its last name or its last record.
     pub fn remove(&self, ino: Ino) {
-        self.files.lock().remove(&ino);
+        let mut files = self.files.lock();
+        if let Some(state) = files.states.remove(&ino) {
+            files.bytes -= state.bytes;
+        }
     }
 }
 
@@ -78,16 +86,19 @@ impl Filesystem {
     /// memory; complete once [`Filesystem::recover`] has returned.
     #[must_use]
     pub fn dirty(&self) -> Vec<DirtyInode> {
-        let orphans = self.orphans.snapshot();
         let files = self.dirty.files.lock();
-        let listed = files.iter().filter(|(ino, _)| !orphans.contains(ino));
-        listed
-            .filter_map(|(&ino, state)| {
-                let bytes = u64::try_from(state.bytes).ok().filter(|&bytes| bytes > 0)?;
-                let State { since, last_write, .. } = *state;
-                Some(DirtyInode { ino, since, last_write, bytes })
-            })
-            .collect()
+        let listed = files.states.iter().filter_map(|(&ino, state)| {
+            let bytes = u64::try_from(state.bytes).ok().filter(|&bytes| bytes > 0)?;
+            let State { since, last_write, .. } = *state;
+            Some(DirtyInode { ino, since, last_write, bytes })
+        });
+        listed.collect()
+    }
+
+    /// Bytes that the staged extents of all dirty files cover.
+    #[must_use]
+    pub fn dirty_bytes(&self) -> u64 {
+        u64::try_from(self.dirty.files.lock().bytes).unwrap_or(0)
     }
 
     /// Finds the staged extents that an earlier mount left in the overlay.
@@ -105,9 +116,10 @@ impl Filesystem {
             }
             // The last inode was counted as a whole if it had a staged extent in this page; if
             // not, go on behind its last record.
-            from = match inos.last() == Some(&last_ino) {
-                true => Key::attr(Ino(last_ino.0.saturating_add(1))),
-                false => last.successor(),
+            from = if inos.last() == Some(&last_ino) {
+                Key::attr(Ino(last_ino.0.saturating_add(1)))
+            } else {
+                last.successor()
             };
         }
     }
@@ -116,6 +128,9 @@ impl Filesystem {
     fn count_staged(&self, ino: Ino) -> Result<(), FsError> {
         let cell = self.inodes.cell(ino);
         let _unchanged = cell.state.read();
+        if self.orphans.contains(ino) {
+            return Ok(());
+        }
         let end = Key::tag_end(ino, Tag::Extent);
         let mut from = Key::tag_start(ino, Tag::Extent);
         let mut bytes = 0;

@@ -17,7 +17,7 @@ use super::extents::ExtentMap;
 use super::{Filesystem, FsError, Missing, acl};
 use crate::chunks::Fetch;
 use crate::format::{Extent, Key, KeyParts, Tag, decode_attr, decode_extent};
-use crate::types::{Attr, Ino};
+use crate::types::{Attr, Ino, Kind};
 
 /// Locks that share the inodes.
 const SHARDS: usize = 16;
@@ -81,7 +81,7 @@ impl CellState {
         let Some(attr) = &self.attr else { return false };
         match need {
             Need::Attr => true,
-            Need::Content => attr.kind != crate::types::Kind::File || self.content.is_some(),
+            Need::Content => attr.kind != Kind::File || self.content.is_some(),
             Need::DefaultAcl => !attr.is_dir() || self.default_acl.is_some(),
         }
     }
@@ -227,14 +227,18 @@ impl Filesystem {
         let ino = cell.ino;
         let attr = self.read_attr(ino)?;
         let content = match need {
-            Need::Content if attr.kind == crate::types::Kind::File => Some(Content {
+            Need::Content if attr.kind == Kind::File => Some(Content {
                 extents: self.read_extents(ino)?,
                 has_capability: self.get(&Key::xattr(ino, CAPABILITY))?.is_some(),
             }),
             _ => None,
         };
         let default_acl = match need {
-            Need::DefaultAcl if attr.is_dir() => Some(self.get(&Key::xattr(ino, acl::DEFAULT))?),
+            Need::DefaultAcl if attr.is_dir() => {
+                let value = self.get(&Key::xattr(ino, acl::DEFAULT))?;
+                // A copy: a value from the base keeps its whole leaf in memory.
+                Some(value.map(|value| Bytes::copy_from_slice(&value)))
+            }
             _ => None,
         };
         let mut state = cell.state.write();

@@ -71,16 +71,16 @@ impl Filesystem {
     /// Takes up what an earlier mount left: finds orphans and reclaims those, and finds files
     /// with staged bytes. For the background, once after the mount.
     pub fn recover(&self, fetch: Fetch) -> Result<(), FsError> {
-        self.scan_dirty()?;
-        // Those of this mount are in the list already; adding them again changes nothing, but
-        // for one that is reclaimed meanwhile: `reclaim` finds it gone.
+        // Orphans of this mount are in the list already; adding one again that is reclaimed
+        // meanwhile does no harm: it is found gone.
         for ino in self.namespace.orphans(fetch)? {
             self.orphans.add(ino);
+            self.dirty.remove(ino);
         }
         if self.gate.enter().is_ok() {
             self.reclaim_orphans(Reclaim::Forgotten, fetch)?;
         }
-        Ok(())
+        self.scan_dirty()
     }
 
     /// Reclaims an inode that just lost its last name or its last lookup, if both are gone. What
@@ -107,7 +107,7 @@ impl Filesystem {
                 Err(error) => return Err(error),
             };
             let mut state = cell.state.write();
-            if state.gone || !state.attr.as_ref().is_some_and(|attr| attr.nlink == 0) {
+            if state.gone || state.attr.as_ref().is_none_or(|attr| attr.nlink > 0) {
                 return Ok(false);
             }
             if which == Reclaim::Forgotten && self.lookups.is_held(ino) {

@@ -202,7 +202,9 @@ impl Filesystem {
             let extents = content.extents.len();
             self.inodes.set_extents(locked.cell(ino), extents);
             let written = edit.puts.iter().any(|(_, extent)| is_staged(extent));
-            self.dirty.grow(ino, edit.staged, now, written);
+            if locked.attr(ino).is_ok_and(|attr| attr.nlink > 0) {
+                self.dirty.grow(ino, edit.staged, now, written);
+            }
         }
         if let Some((ino, has)) = plan.capability
             && let Some(content) = &mut locked.state_mut(ino).content
@@ -211,6 +213,7 @@ impl Filesystem {
         }
         for ino in plan.orphaned {
             self.orphans.add(ino);
+            self.dirty.remove(ino);
         }
     }
 }

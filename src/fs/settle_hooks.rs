@@ -36,6 +36,9 @@ pub enum Stale {
     Shadow,
 }
 
+/// A slot to set: a value, or none for a tombstone.
+type Shadow = (Key, Option<Vec<u8>>);
+
 impl Filesystem {
     /// Replaces the regions that are still as captured, in one commit. Returns how many regions
     /// were. mtime, ctime and `allocated` stay. An inode that is gone has no such region. Also
@@ -89,7 +92,7 @@ impl Filesystem {
         ino: Ino,
         region: &SettledRegion,
         live: &[(u64, Extent)],
-    ) -> Result<Vec<(Key, Option<Vec<u8>>)>, FsError> {
+    ) -> Result<Vec<Shadow>, FsError> {
         let captured: BTreeMap<u64, Extent> = region.captured.iter().copied().collect();
         let sealed: BTreeMap<u64, Extent> = region.sealed.iter().copied().collect();
         let live: BTreeMap<u64, Extent> = live.iter().copied().collect();

@@ -103,10 +103,11 @@ impl<'a> CutView<'a> {
     }
 }
 
+/// Reads the records between two keys, as many as come at once.
+type ReadPage<'a> = dyn FnMut(&Key, &Key) -> Result<merge::Records, NamespaceError> + 'a;
+
 /// Collects the orphan list, page by page.
-pub(super) fn read_orphans(
-    read: &mut dyn FnMut(&Key, &Key) -> Result<Vec<(Key, Bytes)>, NamespaceError>,
-) -> Result<HashSet<Ino>, NamespaceError> {
+pub(super) fn read_orphans(read: &mut ReadPage<'_>) -> Result<HashSet<Ino>, NamespaceError> {
     let to = Key::tag_end(Ino::META, Tag::Orphan);
     let mut from = Key::orphan(Ino(0));
     let mut orphans = HashSet::new();

@@ -7,7 +7,13 @@ use crate::format::Key;
 use crate::local::Slot;
 
 type Slots = Vec<(Key, Slot)>;
-type Records = Vec<(Key, Bytes)>;
+pub(super) type Records = Vec<(Key, Bytes)>;
+
+/// Reads overlay slots from a key on, at most so many.
+type ReadSlots<'a> = dyn FnMut(&[u8], usize) -> Result<Slots, NamespaceError> + 'a;
+
+/// Reads base records between two keys, at most so many.
+type ReadRecords<'a> = dyn FnMut(&[u8], &[u8], usize) -> Result<Records, NamespaceError> + 'a;
 
 /// Most overlay slots read at once: tombstones count, but make no record.
 const SLOTS_AT_ONCE_MAX: usize = 4096;
@@ -27,8 +33,8 @@ pub(super) fn range(
     from: &Key,
     to: &Key,
     limit: usize,
-    overlay: &mut dyn FnMut(&[u8], usize) -> Result<Slots, NamespaceError>,
-    base: &mut dyn FnMut(&[u8], &[u8], usize) -> Result<Records, NamespaceError>,
+    overlay: &mut ReadSlots<'_>,
+    base: &mut ReadRecords<'_>,
 ) -> Result<Records, NamespaceError> {
     let mut merged: Records = Vec::new();
     let mut from = from.as_bytes().to_vec();
@@ -59,7 +65,7 @@ fn merge_known(
     limit: usize,
     slots: Slots,
     (from, known): (&[u8], &[u8]),
-    base: &mut dyn FnMut(&[u8], &[u8], usize) -> Result<Records, NamespaceError>,
+    base: &mut ReadRecords<'_>,
 ) -> Result<Option<Vec<u8>>, NamespaceError> {
     let at_once = (limit - merged.len()).clamp(16, SLOTS_AT_ONCE_MAX);
     let records = base(from, known, at_once)?;

@@ -188,6 +188,12 @@ impl Machine {
         }
     }
 
+    /// Drops everything that can be fetched again.
+    pub fn evict(&self) {
+        self.chunks.forget_memory();
+        self.local.evict_all().unwrap();
+    }
+
     /// Before the kernel's view ends for good.
     pub fn reclaim_all(&self) {
         self.fs.reclaim_orphans(Reclaim::All, WAIT).unwrap();

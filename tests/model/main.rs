@@ -2,6 +2,8 @@
 //! settling, seals and moves to another machine among them. After each of those, and at the end,
 //! everything that can be seen is compared. A failing history is shrunk and printed.
 
+mod content;
+mod life;
 mod machine;
 mod model;
 mod ops;

@@ -126,6 +126,8 @@ pub enum Op {
     Settle,
     /// All records go to the store; writers could go on.
     Seal,
+    /// The cache is emptied of all that can be fetched again.
+    Evict,
     /// Seals, and goes on on another machine.
     Move,
 }
@@ -250,7 +252,8 @@ pub fn attribute_op() -> BoxedStrategy<Op> {
 
 /// What happens to the machine.
 pub fn machine_op() -> BoxedStrategy<Op> {
-    prop_oneof![Just(Op::Crash), Just(Op::Settle), Just(Op::Seal), Just(Op::Move)].boxed()
+    let ops = [Op::Crash, Op::Settle, Op::Seal, Op::Evict, Op::Move];
+    prop::sample::select(ops.to_vec()).boxed()
 }
 
 /// Any operation.

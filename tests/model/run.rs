@@ -129,7 +129,7 @@ impl Run {
                 let synced = self.machine().fs.fsync(&Caller::root(WAIT), self.file(*file));
                 (answer(synced, |()| Answer::Done), Answer::Done)
             }
-            Op::Crash | Op::Settle | Op::Seal | Op::Move => {
+            Op::Crash | Op::Settle | Op::Seal | Op::Evict | Op::Move => {
                 self.machine_op(op);
                 (Answer::Done, Answer::Done)
             }
@@ -141,6 +141,7 @@ impl Run {
         match op {
             Op::Settle => machine.settle(),
             Op::Seal => machine.seal(),
+            Op::Evict => machine.evict(),
             Op::Crash => {
                 machine = machine.crash();
                 self.lookups.clear();
@@ -155,7 +156,7 @@ impl Run {
         self.machine = Some(machine);
         let lookups = &self.lookups;
         self.model.reclaim(|ino| lookups.contains_key(&ino));
-        if !matches!(op, Op::Settle) {
+        if !matches!(op, Op::Settle | Op::Evict) {
             self.compare_all();
         }
     }
