@@ -92,7 +92,7 @@ impl Filesystem {
             [(COOKIE_DOT, &b"."[..], directory), (COOKIE_DOT_DOT, b"..", attr.parent)]
         {
             if taken.cookie < cookie && !taken.full {
-                let attr = self.wanted_attr(ino, want)?;
+                let attr = None;
                 let entry = DirEntry { name, ino, kind: Kind::Directory, cookie, attr };
                 taken.offer(entry, sink);
             }

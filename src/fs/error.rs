@@ -107,6 +107,8 @@ pub enum Missing {
     Content,
     /// The end of a freeze.
     Thaw,
+    /// Time: writes are slowed down.
+    Turn,
 }
 
 impl FsError {

@@ -120,13 +120,17 @@ impl Gate {
         self.full.store(full, Ordering::Relaxed);
     }
 
-    /// Takes the toll of one write of data; holds no lock.
-    pub fn admit_data(&self) -> Result<(), FsError> {
+    /// Takes the toll of one write of data; holds no lock. Callers that may not wait get
+    /// `NotLocal(Missing::Turn)`.
+    pub fn admit_data(&self, fetch: Fetch) -> Result<(), FsError> {
         if self.full.load(Ordering::Relaxed) {
             return Err(FsError::NoSpace);
         }
         let micros = self.delay_micros.load(Ordering::Relaxed);
         if micros > 0 {
+            if fetch == Fetch::LocalOnly {
+                return Err(FsError::NotLocal(Missing::Turn));
+            }
             std::thread::sleep(Duration::from_micros(micros));
         }
         Ok(())

@@ -212,7 +212,8 @@ impl Filesystem {
             Missing::Records(from, to, limit) => {
                 self.namespace.range(&from, &to, limit, fetch)?;
             }
-            Missing::Content => {}
+            // Nothing to fetch here; the operation itself reads or waits.
+            Missing::Content | Missing::Turn => {}
             Missing::Thaw => self.gate.wait_for_thaw(fetch, &*self.clock)?,
         }
         Ok(())

@@ -133,8 +133,8 @@ pub struct DirEntry<'a> {
     pub kind: Kind,
     /// Where a listing that ends with this entry goes on.
     pub cookie: u64,
-    /// The attributes if they were asked for and are on this machine. Then the inode's lookup
-    /// count was raised by one if the sink took the entry; not so for `.` and `..`.
+    /// The attributes if they were asked for and are on this machine; never of `.` and `..`. Then
+    /// the inode's lookup count was raised by one if the sink took the entry.
     pub attr: Option<Attr>,
 }
 

@@ -177,10 +177,21 @@ fn a_freeze_holds_changes_back_and_lets_reads_through() {
         }
         waiting.join().unwrap().unwrap();
     });
+    // Slowed down, a write waits; on a thread that may not, it asks for another.
+    let three = name("three");
+    let file = fs.create(&ROOT, in_root(&three), 0o644, true).unwrap().ino;
+    fs.set_admission(Duration::from_millis(1), false);
+    let write = |caller: &Caller| fs.write(caller, file, 0, b"data", false);
+    assert!(matches!(write(&LOCAL), Err(FsError::NotLocal(_))));
+    assert_eq!(write(&ROOT).unwrap(), 4);
+    fs.set_admission(Duration::ZERO, true);
+    assert!(matches!(write(&ROOT), Err(FsError::NoSpace)));
+    fs.set_admission(Duration::ZERO, false);
+    assert_eq!(write(&LOCAL).unwrap(), 4);
     fs.fence();
     fs.thaw();
-    let three = name("three");
-    let fenced = fs.mkdir(&ROOT, in_root(&three), 0o755).unwrap_err();
+    let four = name("four");
+    let fenced = fs.mkdir(&ROOT, in_root(&four), 0o755).unwrap_err();
     assert_eq!((fs.is_fenced(), fenced.errno()), (true, libc::EROFS));
     fs.lookup(&LOCAL, Ino::ROOT, &two).unwrap();
 }
