@@ -6,8 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use dormouse::chunks::{ChunkOptions, Chunks, Fetch};
-use dormouse::format::{Extent, HashKeys, Key, KeyParts, NodeRef, Source, decode_extent};
+use dormouse::format::{
+    Extent, HashKeys, Key, KeyParts, NodeRef, Source, Tag, decode_extent, encode_extent,
+};
 use dormouse::fs::{Caller, Filesystem, FsOptions, PIECE_LEN, Reclaim, SettledRegion, Stale};
 use dormouse::local::{Local, LocalOptions};
 use dormouse::namespace::{Base, Counters, CutView, Namespace};
@@ -104,88 +107,25 @@ impl Machine {
         Machine::start(store, clock, sealed, Arc::new(TempDir::new().unwrap()))
     }
 
+    /// What settles and seals.
+    pub fn sealer(&self) -> Sealer {
+        let Machine { fs, chunks, local, .. } = self;
+        Sealer { fs: Arc::clone(fs), chunks: Arc::clone(chunks), local: Arc::clone(local) }
+    }
+
     /// Puts staged bytes into the store and refers to them there.
     pub fn settle(&self) {
-        for dirty in self.fs.dirty() {
-            let extents = self.fs.extents(dirty.ino, 0..u64::MAX, WAIT).unwrap();
-            let regions = self.settled(extents);
-            assert!(!regions.is_empty(), "a dirty file without staged extents: {dirty:?}");
-            let replaced = self.fs.commit_settled(dirty.ino, &regions, Stale::Skip, WAIT);
-            assert_eq!(replaced.unwrap(), regions.len() as u64);
-        }
-        assert!(self.fs.dirty().is_empty(), "all was settled");
+        self.sealer().settle();
     }
 
-    /// The regions of a file that hold staged bytes, and what replaces them: one chunk for each
-    /// staged extent.
+    /// The regions of a file that hold staged bytes, and what replaces them.
     pub fn settled(&self, extents: Vec<(u64, Extent)>) -> Vec<SettledRegion> {
-        let mut pieces: BTreeMap<u64, Vec<(u64, Extent)>> = BTreeMap::new();
-        for (offset, extent) in extents {
-            pieces.entry(offset / PIECE_LEN).or_default().push((offset, extent));
-        }
-        pieces.retain(|_, extents| extents.iter().any(|(_, extent)| is_staged(extent)));
-        let mut ids = BTreeMap::new();
-        for (offset, extent) in pieces.values().flatten() {
-            let Source::Staged(at) = extent.source else { continue };
-            let mut bytes = vec![0; extent.len as usize];
-            self.local.read_staged(at, &mut bytes).unwrap();
-            ids.insert(*offset, self.chunks.add_chunk(&bytes).unwrap());
-        }
-        self.chunks.flush().unwrap();
-        let seal = |(offset, extent): &(u64, Extent)| {
-            let source = ids.get(offset).map_or(extent.source, |id| {
-                let slot = self.chunks.slot_of(id).unwrap();
-                Source::Chunk { id: *id, within: 0, slot }
-            });
-            (*offset, Extent { len: extent.len, source })
-        };
-        let region = |(piece, captured): (u64, Vec<(u64, Extent)>)| SettledRegion {
-            from: piece * PIECE_LEN,
-            to: (piece + 1) * PIECE_LEN,
-            sealed: captured.iter().map(seal).collect(),
-            captured,
-        };
-        pieces.into_iter().map(region).collect()
+        self.sealer().settled(extents)
     }
 
-    /// Seals the state: all records but staged extents of orphans go into a tree in the store,
-    /// which becomes the base.
+    /// Seals the state with nobody else at work.
     pub fn seal(&mut self) {
-        self.settle();
-        let namespace = Arc::clone(self.fs.namespace());
-        let sealed = namespace.with_cut(|view| self.write_tree(view)).unwrap();
-        self.sealed = sealed;
-        let tree = Tree::new(Arc::clone(&self.chunks), sealed.root);
-        namespace.rebase(Base { tree, next_ino: sealed.next_ino }, &[]).unwrap();
-        namespace.trim(WAIT).unwrap();
-        self.local.sweep().unwrap();
-    }
-
-    fn write_tree(&self, view: &CutView<'_>) -> Sealed {
-        let mut from = Vec::new();
-        let mut changes = Vec::new();
-        loop {
-            let page = view.changes(&from, 50).unwrap();
-            let Some((last, _)) = page.last() else { break };
-            from = last.successor().as_bytes().to_vec();
-            changes.extend(page);
-        }
-        let mut changes = changes.into_iter().filter(|(key, value)| {
-            let extent = match (key.parts(), value) {
-                (Some(KeyParts::Extent(..)), Some(value)) => decode_extent(value).ok(),
-                _ => None,
-            };
-            !extent.is_some_and(|extent| is_staged(&extent))
-        });
-        let mut changes = changes.by_ref().map(Ok::<_, TreeError>);
-        let mut writer = self.chunks.tree_writer();
-        let merged = view.base().tree.merge(&mut changes, &mut writer, WAIT).unwrap();
-        let finished = writer.finish().unwrap();
-        Sealed {
-            root: merged.root.map(|root| finished.resolve(root)),
-            next_ino: view.next_ino(),
-            counters: view.counters().unwrap(),
-        }
+        self.sealed = self.sealer().seal(&mut || {});
     }
 
     /// Drops everything that can be fetched again.
@@ -205,6 +145,165 @@ impl Machine {
         let end = Key::extent(Ino(u64::MAX), u64::MAX);
         self.fs.namespace().overlay(&Key::attr(Ino::ROOT), &end, usize::MAX).unwrap().len()
     }
+}
+
+/// The least settling and sealing that does what the workspace's do.
+pub struct Sealer {
+    fs: Arc<Filesystem>,
+    chunks: Arc<Chunks>,
+    local: Arc<Local>,
+}
+
+impl Sealer {
+    fn settle(&self) {
+        for dirty in self.fs.dirty() {
+            let extents = self.fs.extents(dirty.ino, 0..u64::MAX, WAIT).unwrap();
+            let regions = self.settled(extents);
+            assert!(!regions.is_empty(), "a dirty file without staged extents: {dirty:?}");
+            let replaced = self.fs.commit_settled(dirty.ino, &regions, Stale::Skip, WAIT);
+            assert_eq!(replaced.unwrap(), regions.len() as u64);
+        }
+        assert!(self.fs.dirty().is_empty(), "all was settled");
+    }
+
+    /// The pieces that hold staged bytes. In each, a run of extents without a hole becomes one
+    /// chunk if a part of it is staged.
+    fn settled(&self, extents: Vec<(u64, Extent)>) -> Vec<SettledRegion> {
+        let mut pieces: BTreeMap<u64, Vec<(u64, Extent)>> = BTreeMap::new();
+        for (offset, extent) in extents {
+            pieces.entry(offset / PIECE_LEN).or_default().push((offset, extent));
+        }
+        pieces.retain(|_, extents| extents.iter().any(|(_, extent)| is_staged(extent)));
+        let mut regions = Vec::new();
+        let mut new_chunks = Vec::new();
+        for (piece, captured) in pieces {
+            let touches = |a: &(u64, Extent), b: &(u64, Extent)| a.0 + a.1.len == b.0;
+            for run in captured.chunk_by(touches) {
+                if run.iter().any(|(_, extent)| is_staged(extent)) {
+                    let bytes: Vec<u8> =
+                        run.iter().flat_map(|(_, extent)| self.bytes(extent)).collect();
+                    let id = self.chunks.add_chunk(&bytes).unwrap();
+                    new_chunks.push((piece, run[0].0, bytes.len() as u64, Some(id)));
+                } else {
+                    let kept =
+                        run.iter().map(|(offset, extent)| (piece, *offset, extent.len, None));
+                    new_chunks.extend(kept);
+                }
+            }
+            let (from, to) = (piece * PIECE_LEN, (piece + 1) * PIECE_LEN);
+            regions.push(SettledRegion { from, to, captured, sealed: Vec::new() });
+        }
+        self.chunks.flush().unwrap();
+        for (piece, offset, len, id) in new_chunks {
+            let region =
+                regions.iter_mut().find(|region| region.from == piece * PIECE_LEN).unwrap();
+            let old = region.captured.iter().find(|(at, _)| *at == offset).unwrap().1;
+            let source = id.map_or(old.source, |id| {
+                let slot = self.chunks.slot_of(&id).unwrap();
+                Source::Chunk { id, within: 0, slot }
+            });
+            region.sealed.push((offset, Extent { len, source }));
+        }
+        regions
+    }
+
+    fn bytes(&self, extent: &Extent) -> Vec<u8> {
+        let len = extent.len as usize;
+        match &extent.source {
+            Source::Staged(at) => {
+                let mut bytes = vec![0; len];
+                self.local.read_staged(*at, &mut bytes).unwrap();
+                bytes
+            }
+            Source::Chunk { id, within, slot } => {
+                let plain = self.chunks.read(id, slot, WAIT).unwrap();
+                plain[*within as usize..*within as usize + len].to_vec()
+            }
+        }
+    }
+
+    /// Seals the state of a cut: all its records, but staged extents of orphans, go into a tree
+    /// in the store, which becomes the base. `meanwhile` runs after the cut was taken.
+    pub fn seal(&self, meanwhile: &mut dyn FnMut()) -> Sealed {
+        let namespace = Arc::clone(self.fs.namespace());
+        let (sealed, settled) = namespace
+            .with_cut(|view| {
+                let orphans = view.orphans(WAIT).unwrap();
+                let mut changes = view_changes(view);
+                let is_staged_key = |key: &Key, value: &Option<Bytes>| match (key.parts(), value) {
+                    (Some(KeyParts::Extent(..)), Some(value)) => {
+                        is_staged(&decode_extent(value).unwrap())
+                    }
+                    _ => false,
+                };
+                let mut dirty: Vec<Ino> = changes
+                    .iter()
+                    .filter(|(key, value)| is_staged_key(key, value))
+                    .map(|(key, _)| key.ino())
+                    .collect();
+                dirty.dedup();
+                changes.retain(|key, value| !is_staged_key(key, value));
+                let mut settled = Vec::new();
+                for ino in dirty.into_iter().filter(|ino| !orphans.contains(ino)) {
+                    let regions = self.settled(view_extents(view, ino));
+                    for region in &regions {
+                        for (offset, _) in &region.captured {
+                            changes.insert(Key::extent(ino, *offset), None);
+                        }
+                        for (offset, extent) in &region.sealed {
+                            let value = encode_extent(extent).into();
+                            changes.insert(Key::extent(ino, *offset), Some(value));
+                        }
+                    }
+                    settled.push((ino, regions));
+                }
+                meanwhile();
+                (self.write_tree(view, changes), settled)
+            })
+            .unwrap();
+        for (ino, regions) in settled {
+            self.fs.commit_settled(ino, &regions, Stale::Shadow, WAIT).unwrap();
+        }
+        let tree = Tree::new(Arc::clone(&self.chunks), sealed.root);
+        namespace.rebase(Base { tree, next_ino: sealed.next_ino }, &[]).unwrap();
+        namespace.trim(WAIT).unwrap();
+        self.local.sweep().unwrap();
+        sealed
+    }
+
+    fn write_tree(&self, view: &CutView<'_>, changes: BTreeMap<Key, Option<Bytes>>) -> Sealed {
+        let mut changes = changes.into_iter().map(Ok::<_, TreeError>);
+        let mut writer = self.chunks.tree_writer();
+        let merged = view.base().tree.merge(&mut changes, &mut writer, WAIT).unwrap();
+        let finished = writer.finish().unwrap();
+        Sealed {
+            root: merged.root.map(|root| finished.resolve(root)),
+            next_ino: view.next_ino(),
+            counters: view.counters().unwrap(),
+        }
+    }
+}
+
+fn view_changes(view: &CutView<'_>) -> BTreeMap<Key, Option<Bytes>> {
+    let mut from = Vec::new();
+    let mut changes = BTreeMap::new();
+    loop {
+        // A small page, so that pages are joined.
+        let page = view.changes(&from, 50).unwrap();
+        let Some((last, _)) = page.last() else { return changes };
+        from = last.successor().as_bytes().to_vec();
+        changes.extend(page);
+    }
+}
+
+fn view_extents(view: &CutView<'_>, ino: Ino) -> Vec<(u64, Extent)> {
+    let (from, to) = (Key::tag_start(ino, Tag::Extent), Key::tag_end(ino, Tag::Extent));
+    let records = view.range(&from, &to, usize::MAX, WAIT).unwrap();
+    let extent = |(key, value): &(Key, Bytes)| match key.parts() {
+        Some(KeyParts::Extent(_, offset)) => (offset, decode_extent(value).unwrap()),
+        other => panic!("{other:?} among the extents"),
+    };
+    records.iter().map(extent).collect()
 }
 
 fn is_staged(extent: &Extent) -> bool {

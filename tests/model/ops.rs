@@ -126,6 +126,10 @@ pub enum Op {
     Settle,
     /// All records go to the store; writers could go on.
     Seal,
+    /// Seals while these operations go on.
+    SealMeanwhile {
+        ops: Vec<Op>,
+    },
     /// The cache is emptied of all that can be fetched again.
     Evict,
     /// Seals, and goes on on another machine.
@@ -253,16 +257,20 @@ pub fn attribute_op() -> BoxedStrategy<Op> {
 /// What happens to the machine.
 pub fn machine_op() -> BoxedStrategy<Op> {
     let ops = [Op::Crash, Op::Settle, Op::Seal, Op::Evict, Op::Move];
-    prop::sample::select(ops.to_vec()).boxed()
+    let meanwhile = prop::collection::vec(file_op(), 1..12);
+    prop_oneof![
+        3 => prop::sample::select(ops.to_vec()),
+        1 => meanwhile.prop_map(|ops| Op::SealMeanwhile { ops }),
+    ]
+    .boxed()
+}
+
+/// What a program can do.
+fn file_op() -> BoxedStrategy<Op> {
+    prop_oneof![10 => name_op(), 10 => content_op(), 4 => attribute_op()].boxed()
 }
 
 /// Any operation.
 pub fn op() -> BoxedStrategy<Op> {
-    prop_oneof![
-        10 => name_op(),
-        10 => content_op(),
-        4 => attribute_op(),
-        2 => machine_op(),
-    ]
-    .boxed()
+    prop_oneof![12 => file_op(), 1 => machine_op()].boxed()
 }

@@ -129,6 +129,13 @@ impl Run {
                 let synced = self.machine().fs.fsync(&Caller::root(WAIT), self.file(*file));
                 (answer(synced, |()| Answer::Done), Answer::Done)
             }
+            Op::SealMeanwhile { ops } => {
+                let sealer = self.machine().sealer();
+                let sealed = sealer.seal(&mut || ops.iter().for_each(|op| self.apply(op)));
+                self.machine.as_mut().expect("a machine is running").sealed = sealed;
+                self.compare_all();
+                (Answer::Done, Answer::Done)
+            }
             Op::Crash | Op::Settle | Op::Seal | Op::Evict | Op::Move => {
                 self.machine_op(op);
                 (Answer::Done, Answer::Done)
