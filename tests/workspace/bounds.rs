@@ -1,6 +1,8 @@
 //! The exact counts of requests that the issue promises.
 
-use dormouse::remote::Op;
+use std::time::Duration;
+
+use dormouse::remote::{Fault, Op, When};
 use dormouse::types::Ino;
 
 use crate::world::{World, checkpoint, hibernate, noise};
@@ -34,6 +36,9 @@ fn resume_and_first_ls_take_two_dependent_round_trips_whatever_the_size() {
         }
         hibernate(&workspace).unwrap();
         workspace.close().unwrap();
+        // A store that takes its time, so that what is asked for together overlaps.
+        let always = When { op: None, key: String::new(), skip: 0, times: 0 };
+        world.faults.inject(always, Fault::Latency(Duration::from_millis(30)));
         world.counts.reset();
         let workspace = world.resume("b");
         let listed = world.files(&workspace).list(Ino::ROOT, true);

@@ -2,4 +2,6 @@
 //! resumes, and what each may cost.
 
 mod bounds;
+mod lease;
+mod seals;
 mod world;
