@@ -14,7 +14,7 @@ use crate::namespace::Namespace;
 use crate::remote::{Durable, PutMode, Remote, Version};
 use crate::types::{Clock, Epoch, PackId, Time};
 
-use super::head::{self, NextHead, ReadHead, Swapped};
+use super::head::{self, NextHead, Nonce, ReadHead, Swapped};
 use super::local_state::LocalState;
 use super::settle::Settling;
 use super::status::SealCounts;
@@ -55,6 +55,8 @@ pub struct Mount {
     pub head: Head,
     /// For the next swap; none for a read-only mount.
     pub version: Option<Version>,
+    /// Nonces of heads that we tried to write since the last swap that is known to be won.
+    pub tried: Vec<Nonce>,
     /// Condition that the acquisition made stale: a put under it must fail.
     pub stale: Option<PutMode>,
     /// What the local directory remembers.
@@ -122,11 +124,16 @@ impl Active {
 
     /// Puts `next` in the head's place, or finds out that somebody else did and fences.
     pub fn swap_head(&self, next: &NextHead) -> Result<(), WorkspaceError> {
-        let from = self.mount.lock().version.clone();
-        let swapped = head::swap(&self.remote, from, next, self.local.cache_id())?;
-        match swapped {
+        let (from, tried) = {
+            let mut mount = self.mount.lock();
+            let tried = mount.tried.clone();
+            mount.tried.push(next.head().nonce);
+            (mount.version.clone(), tried)
+        };
+        match head::swap(&self.remote, from, next, &tried)? {
             Swapped::Won(version) => {
                 let mut mount = self.mount.lock();
+                mount.tried.clear();
                 mount.head = next.head().clone();
                 mount.version = Some(version);
                 mount.renewed_at = self.clock.monotonic();

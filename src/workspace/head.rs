@@ -1,8 +1,8 @@
 //! Reading and swapping the head: the one object that is ever changed.
 //!
-//! A head that was written here is `ours` while it has our epoch and our holder or no holder:
-//! every acquisition by anyone else raises the epoch. So an answer that was lost, or that comes
-//! late, is settled by reading the head again.
+//! Each head has a nonce of its own. A head is ours only if it has the nonce of one that we tried
+//! to write: epoch and holder do not tell, for a directory or a whole machine may have been copied
+//! while it ran. So an answer that was lost, or that comes late, is settled by reading the head.
 
 use std::time::Duration;
 
@@ -11,10 +11,13 @@ use bytes::Bytes;
 use super::WorkspaceError;
 use crate::format::{Head, Lease, SnapshotRef, head_key};
 use crate::remote::{Durable, Object, PutMode, Remote, RemoteError, Version};
-use crate::types::{CacheId, Epoch, Ino, WorkspaceName};
+use crate::types::{Epoch, Ino, WorkspaceName};
 
 /// Swaps that may be tried again because the head changed under us or the answer was lost.
 const SWAP_TRIES_MAX: u32 = 8;
+
+/// What tells one written head from every other.
+pub type Nonce = [u8; 16];
 
 /// A head as it was read.
 #[derive(Debug, Clone)]
@@ -81,11 +84,11 @@ impl NextHead {
 }
 
 /// So that no two heads are ever the same bytes (see `format`).
-fn nonce() -> [u8; 16] {
+fn nonce() -> Nonce {
     let mut nonce = [0; 16];
-    // Without it a head is still told from others by its epoch and snapshot.
-    if getrandom::fill(&mut nonce).is_err() {
-        tracing::warn!("the system gives no random numbers");
+    // Without it two heads may be taken for one only if everything else in them is equal, too.
+    if let Err(error) = getrandom::fill(&mut nonce) {
+        tracing::warn!(%error, "the system gives no random numbers");
     }
     nonce
 }
@@ -116,14 +119,14 @@ pub fn read(remote: &Remote, name: &WorkspaceName) -> Result<Option<ReadHead>, W
 }
 
 /// Puts `next` in the place of the version `from` (none: of nothing). When the answer is lost or
-/// says that the head changed, the head is read: if it is what we wrote, we won; if it was written
-/// by this writer under the same epoch (an earlier swap whose answer was lost), it is replaced; if
-/// it is still the version that we came from, the write was not applied, and is tried again.
+/// says that the head changed, the head is read: if it is what we wrote, we won; if it has one of
+/// the nonces `tried` (an earlier swap of this writer whose answer was lost), it is replaced; if it
+/// is still the version that we came from, the write was not applied, and is tried again.
 pub fn swap(
     remote: &Remote,
     from: Option<Version>,
     next: &NextHead,
-    me: CacheId,
+    tried: &[Nonce],
 ) -> Result<Swapped, WorkspaceError> {
     let name = &next.0.workspace;
     let malformed = |cause| WorkspaceError::format(&head_key(name), cause);
@@ -143,7 +146,7 @@ pub fn swap(
         }
         match read(remote, name)? {
             Some(found) if found.head == next.0 => return Ok(Swapped::Won(found.version)),
-            Some(found) if is_ours(&found.head, &next.0, me) => from = Some(found.version),
+            Some(found) if tried.contains(&found.head.nonce) => from = Some(found.version),
             Some(found) if from.as_ref() == Some(&found.version) => {}
             Some(found) => return Ok(Swapped::Lost(Box::new(found))),
             None if from.is_none() => {}
@@ -155,9 +158,4 @@ pub fn swap(
         cause: String::from("the head kept changing"),
     };
     Err(last.unwrap_or_else(ambiguous).into())
-}
-
-/// Whether `found` was written by the writer that wants to write `next`.
-fn is_ours(found: &Head, next: &Head, me: CacheId) -> bool {
-    found.epoch == next.epoch && found.lease.as_ref().is_none_or(|lease| lease.holder == me)
 }

@@ -1,12 +1,14 @@
-//! The nodes that a head carries, so that one GET is enough to mount and list: the root, and the
-//! nodes down to the root directory's records.
+//! What a head carries of its tree, so that one GET is enough to mount and list: the nodes from
+//! the root to the root directory's records, and the attributes of its entries.
 
 use std::collections::HashSet;
 
 use bytes::Bytes;
 
 use crate::chunks::{Chunks, Fetch};
-use crate::format::{HEAD_NODES_BYTES_MAX, Key, NodeRef, Tag};
+use crate::format::{
+    HEAD_NODES_BYTES_MAX, HEAD_RECORDS_BYTES_MAX, Key, KeyParts, NodeRef, Tag, decode_entry,
+};
 use crate::tree::Tree;
 use crate::types::{Ino, NodeId};
 
@@ -20,6 +22,8 @@ const ENTRIES_MAX: usize = 4096;
 pub struct Inline {
     /// Nodes with their frames, parents first.
     pub nodes: Vec<(NodeRef, Bytes)>,
+    /// Attributes of the root directory's entries, in their order.
+    pub records: Vec<(Key, Bytes)>,
     seen: HashSet<NodeId>,
     bytes: usize,
     full: bool,
@@ -35,7 +39,23 @@ pub fn collect(chunks: &Chunks, tree: &Tree, fetch: Fetch) -> Result<Inline, Wor
     for (key, _) in &records {
         inline.add_path(chunks, tree, key, fetch)?;
     }
+    let mut bytes = 0;
+    for (_, value) in records.iter().filter(|(key, _)| is_entry(key)) {
+        let Ok(entry) = decode_entry(value) else { continue };
+        let key = Key::attr(entry.ino);
+        let Some(attr) = tree.get(key.as_bytes(), fetch)? else { continue };
+        bytes += key.as_bytes().len() + attr.len();
+        if bytes > HEAD_RECORDS_BYTES_MAX {
+            break;
+        }
+        // The whole leaf would be kept in memory for it otherwise.
+        inline.records.push((key, Bytes::copy_from_slice(&attr)));
+    }
     Ok(inline)
+}
+
+fn is_entry(key: &Key) -> bool {
+    matches!(key.parts(), Some(KeyParts::Entry(..)))
 }
 
 impl Inline {

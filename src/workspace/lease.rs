@@ -8,7 +8,7 @@ use super::WorkspaceError;
 use super::head::{self, NextHead, ReadHead, Swapped};
 use crate::format::{Head, Lease};
 use crate::remote::{Remote, Version};
-use crate::types::{CacheId, WorkspaceName};
+use crate::types::WorkspaceName;
 
 /// Acquisitions tried when others change the head at the same time.
 const ACQUIRE_TRIES_MAX: u32 = 8;
@@ -63,7 +63,6 @@ impl Acquire<'_> {
         found: Option<ReadHead>,
         accept: &dyn Fn(&Head) -> Result<(), WorkspaceError>,
     ) -> Result<Acquired, WorkspaceError> {
-        let me: CacheId = self.lease.holder;
         let mut found = found;
         for _ in 0..ACQUIRE_TRIES_MAX {
             let (from, next) = match found {
@@ -76,7 +75,8 @@ impl Acquire<'_> {
                 None if self.create => (None, NextHead::first(self.name, self.lease.clone())),
                 None => return Err(WorkspaceError::NoWorkspace { name: self.name.clone() }),
             };
-            match head::swap(remote, from, &next, me)? {
+            // Nothing found is ours but what is written here: each epoch is acquired once.
+            match head::swap(remote, from, &next, &[])? {
                 Swapped::Won(version) => {
                     return Ok(Acquired { head: next.head().clone(), version });
                 }

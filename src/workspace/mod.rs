@@ -60,7 +60,6 @@ pub type Watch<'a> = dyn FnMut(&ProgressView) -> ControlFlow<()> + 'a;
 
 /// A resumed workspace. Dropping it stops its threads and seals nothing; the local directory
 /// keeps what was not sealed.
-#[derive(Debug)]
 pub struct Workspace {
     active: Arc<Active>,
     /// Taken out when the workspace is closed.
@@ -126,6 +125,7 @@ impl Workspace {
 
     /// Does once what the upkeep thread does several times a second.
     pub fn upkeep(&self) -> Result<(), WorkspaceError> {
+        self.active.check_writable()?;
         let now = self.active.clock.monotonic();
         self.active.note_changes(now);
         self.active.throttle();
@@ -231,6 +231,15 @@ impl Workspace {
             _ = watch(&progress.view());
             worker.join().unwrap_or(Err(WorkspaceError::Stopped))
         })
+    }
+}
+
+impl std::fmt::Debug for Workspace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workspace")
+            .field("name", &self.active.options.name)
+            .field("epoch", &self.active.epoch)
+            .finish_non_exhaustive()
     }
 }
 

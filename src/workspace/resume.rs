@@ -186,6 +186,7 @@ impl Begin<'_> {
             snapshot: Some(SnapshotRef { id, key }),
             root: snapshot.root,
             nodes: Vec::new(),
+            records: Vec::new(),
             tree_packs: snapshot.tree_packs,
             next_ino: snapshot.next_ino,
             inodes: snapshot.inodes,
@@ -242,7 +243,8 @@ impl Begin<'_> {
             Arc::clone(&clock),
         );
         chunks.seed_nodes(&start.head.nodes);
-        let tree = Tree::new(Arc::clone(&chunks), start.head.root);
+        let hints = start.head.records.iter().cloned().collect();
+        let tree = Tree::new(Arc::clone(&chunks), start.head.root).with_hints(Arc::new(hints));
         let base = Base { tree, next_ino: start.head.next_ino };
         let counters = Counters { inodes: start.head.inodes, bytes: start.head.bytes };
         let namespace = Arc::new(Namespace::open(Arc::clone(&local), base, keys, counters)?);
@@ -277,6 +279,7 @@ impl Begin<'_> {
                 base_packs: start.head.tree_packs.clone(),
                 head: start.head,
                 version: start.version,
+                tried: Vec::new(),
                 stale: start.stale,
                 state,
                 renewed_at,

@@ -311,6 +311,7 @@ impl Active {
             lease,
             root: sealed.tree.root,
             nodes: inline.nodes,
+            records: inline.records,
             tree_packs: sealed.tree.packs.clone(),
             next_ino: sealed.next_ino,
             inodes: sealed.inodes,

@@ -4,7 +4,7 @@
 //! A piece stays staged until its chunks are stored; then its extents are exchanged, unless it
 //! was changed meanwhile: then it is settled again later.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::chunks::Fetch;
@@ -88,7 +88,8 @@ impl Active {
         self.exchange_stored(settling, fetch)?;
         let now = self.clock.monotonic();
         let dirty = self.fs.dirty();
-        settling.seen.retain(|ino, _| dirty.iter().any(|file| file.ino == *ino));
+        let inodes: HashSet<Ino> = dirty.iter().map(|file| file.ino).collect();
+        settling.seen.retain(|ino, _| inodes.contains(ino));
         let mut cut = 0;
         for file in dirty {
             let due =

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dormouse::fs::{At, FsError};
-use dormouse::remote::{Fault, Op, When};
+use dormouse::remote::{Fault, Op, PutMode, When};
 use dormouse::types::Ino;
 use dormouse::workspace::{Store, WorkspaceError};
 
@@ -232,10 +232,7 @@ fn a_directory_of_another_workspace_or_store_is_refused() {
     let elsewhere = World::new();
     let mut options = elsewhere.options("a");
     options.local_dir = world.dir("a");
-    assert!(matches!(
-        elsewhere.try_resume(&options),
-        Err(WorkspaceError::WrongDirectory { .. })
-    ));
+    assert!(matches!(elsewhere.try_resume(&options), Err(WorkspaceError::WrongDirectory { .. })));
     assert_eq!(world.resume("a").status().epoch, 2, "and is still good for its own");
 }
 
@@ -260,13 +257,81 @@ fn what_is_not_there_is_said_so() {
 fn damaged_heads_and_formats_are_told_from_newer_ones() {
     let world = World::new();
     hibernate(&world.resume("a")).unwrap();
+    let remote = world.remote();
     for key in ["workspaces/w/head", "format"] {
-        world.faults.inject(When::next(Op::Get, key), Fault::Truncate(30));
-        let damaged = world.try_resume(&world.options("b"));
-        assert!(matches!(damaged, Err(WorkspaceError::Corrupt { .. })), "{key}: {damaged:?}");
-        world.faults.inject(When::next(Op::Get, key), Fault::Corrupt(60));
-        let damaged = world.try_resume(&world.options("b"));
-        assert!(matches!(damaged, Err(WorkspaceError::Corrupt { .. })), "{key}: {damaged:?}");
+        let object = remote.get(key).unwrap().bytes;
+        let mut flipped = object.to_vec();
+        flipped[60] ^= 4;
+        for damaged in [object.slice(..30), flipped.into(), bytes::Bytes::new()] {
+            remote.put(key, damaged, PutMode::Any).unwrap();
+            let result = world.try_resume(&world.options("b"));
+            assert!(matches!(result, Err(WorkspaceError::Corrupt { .. })), "{key}: {result:?}");
+        }
+        let mut newer = object.to_vec();
+        newer[4] = 99;
+        remote.put(key, newer.into(), PutMode::Any).unwrap();
+        let result = world.try_resume(&world.options("b"));
+        let is_newer = matches!(result, Err(WorkspaceError::NewerFormat { found: 99, .. }));
+        assert!(is_newer, "{key}: {result:?}");
+        remote.put(key, object, PutMode::Any).unwrap();
     }
     world.resume("b");
+}
+
+/// Copies a closed local directory, as a machine's snapshot would.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let status = std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn of_two_copies_of_one_directory_the_earlier_is_fenced_and_nothing_is_mixed() {
+    let world = World::new();
+    let first = world.resume("a");
+    world.files(&first).write("f", b"one");
+    checkpoint(&first).unwrap();
+    world.files(&first).write("g", b"unsealed");
+    first.close().unwrap();
+    drop(first);
+    copy(&world.dir("a"), &world.dir("b"));
+    // One after the other: a copy takes the lease at once, for it holds it.
+    let first = world.resume("a");
+    world.files(&first).write("of first", b"1");
+    let second = world.resume("b");
+    assert_eq!((first.status().epoch, second.status().epoch), (2, 3));
+    assert!(matches!(checkpoint(&first), Err(WorkspaceError::Fenced { .. })));
+    world.files(&second).write("of second", b"2");
+    hibernate(&second).unwrap();
+    assert_eq!(world.files(&first).read("of first"), b"1");
+    drop(first);
+    assert!(matches!(world.try_resume(&world.options("a")), Err(WorkspaceError::Diverged { .. })));
+    let third = world.resume("c");
+    let files = world.files(&third);
+    assert_eq!(files.find("of first"), None);
+    assert_eq!((files.read("of second"), files.read("g")), (b"2".to_vec(), b"unsealed".to_vec()));
+}
+
+#[test]
+fn copies_that_resume_at_once_get_different_epochs_and_one_of_them_seals() {
+    for round in 0..10 {
+        let world = World::new();
+        let first = world.resume("a");
+        world.files(&first).write("f", b"one");
+        checkpoint(&first).unwrap();
+        first.close().unwrap();
+        drop(first);
+        copy(&world.dir("a"), &world.dir("b"));
+        let (a, b) = std::thread::scope(|scope| {
+            let a = scope.spawn(|| world.resume("a"));
+            let b = scope.spawn(|| world.resume("b"));
+            (a.join().unwrap(), b.join().unwrap())
+        });
+        assert_ne!(a.status().epoch, b.status().epoch, "round {round}");
+        world.files(&a).write("of a", b"");
+        world.files(&b).write("of b", b"");
+        let (loser, winner) = if a.status().epoch < b.status().epoch { (&a, &b) } else { (&b, &a) };
+        assert!(matches!(checkpoint(loser), Err(WorkspaceError::Fenced { .. })));
+        assert!(checkpoint(winner).unwrap().changed);
+        assert!(matches!(checkpoint(loser), Err(WorkspaceError::Fenced { .. })));
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use dormouse::fs::{At, AllocateMode, SetAttr, SetTime};
+use dormouse::fs::{AllocateMode, At, SetAttr, SetTime};
 use dormouse::remote::{Fault, Op, When};
 use dormouse::types::{Ino, Time};
 use dormouse::workspace::{Phase, Store, WorkspaceError};
@@ -133,7 +133,9 @@ fn a_checkpoint_while_a_writer_runs_holds_a_state_that_existed() {
         let numbers: Vec<u64> = seen
             .list(Ino::ROOT, false)
             .iter()
-            .filter_map(|(name, ..)| std::str::from_utf8(name).ok()?.strip_prefix('f')?.parse().ok())
+            .filter_map(|(name, ..)| {
+                std::str::from_utf8(name).ok()?.strip_prefix('f')?.parse().ok()
+            })
             .collect();
         let count = numbers.len() as u64;
         assert_eq!(numbers.iter().max().copied(), count.checked_sub(1), "files have no gap");
@@ -363,10 +365,7 @@ fn old_snapshots_can_be_mounted_and_nothing_written_there() {
     assert_eq!(list[1].parents, [first.as_str()]);
     assert_eq!(store.find_snapshot(&name, &first[..10]).unwrap().to_string(), first);
     assert_eq!(store.find_snapshot(&name, "latest").unwrap().to_string(), list[1].id);
-    assert!(matches!(
-        store.find_snapshot(&name, "zz"),
-        Err(WorkspaceError::NoSnapshot { .. })
-    ));
+    assert!(matches!(store.find_snapshot(&name, "zz"), Err(WorkspaceError::NoSnapshot { .. })));
     // While the writer holds its lease: without one.
     let mut options = world.options("old");
     options.at = Some(first.parse().unwrap());
