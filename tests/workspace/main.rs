@@ -2,6 +2,7 @@
 //! resumes, and what each may cost.
 
 mod bounds;
+mod crash;
 mod lease;
 mod seals;
 mod world;

@@ -106,7 +106,7 @@ fn a_checkpoint_while_a_writer_runs_holds_a_state_that_existed() {
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             let mut number = 0_u64;
-            while !stop.load(Ordering::Relaxed) && number < 20_000 {
+            while !stop.load(Ordering::Relaxed) && number < 200_000 {
                 files.write(&format!("f{number:06}"), &noise(number, 600));
                 let block = number.to_le_bytes().repeat(1000);
                 files.write_at(log, (number % 5) * 8000, &block);
@@ -115,8 +115,12 @@ fn a_checkpoint_while_a_writer_runs_holds_a_state_that_existed() {
             number
         });
         for _ in 0..4 {
-            checkpoint(&workspace).unwrap();
-            std::thread::sleep(Duration::from_millis(60));
+            let before = files.fs.namespace().next_ino();
+            while files.fs.namespace().next_ino() == before {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let receipt = checkpoint(&workspace).unwrap();
+            assert!(receipt.changed, "{receipt:?}");
         }
         stop.store(true, Ordering::Relaxed);
         assert!(writer.join().unwrap() > 10);

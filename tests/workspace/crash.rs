@@ -1,0 +1,160 @@
+//! `kill -9` at each step of resume, settle, seal and hibernation. The victim is this test binary
+//! run again with a crash point armed; the store is a directory that both use.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use dormouse::remote::{Remote, RemoteOptions};
+use dormouse::types::{Clock, SystemClock};
+use dormouse::workspace::{ResumeOptions, Store, Workspace};
+
+use crate::world::{Files, checkpoint, hibernate, noise};
+
+/// Where the victim works.
+const DIR_VARIABLE: &str = "DORMOUSE_TEST_CRASH_DIR";
+
+/// Every crash point of the layer, in the order in which a run passes them.
+const POINTS: &[&str] = &[
+    "resume.acquired",
+    "seal.cut",
+    "seal.flushed",
+    "seal.exchanged",
+    "seal.tree",
+    "seal.before_snapshot",
+    "seal.before_swap",
+    "seal.after_swap",
+    "seal.rebased",
+    "seal.trimmed",
+];
+
+struct Machine {
+    clock: Arc<dyn Clock>,
+    remote: Arc<Remote>,
+}
+
+impl Machine {
+    fn new(dir: &Path) -> Machine {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let url = format!("file://{}", dir.join("store").display()).parse().unwrap();
+        let remote = Remote::open(&url, &RemoteOptions::default(), Arc::clone(&clock)).unwrap();
+        Store::init(Arc::clone(&remote), &*clock).unwrap();
+        Machine { clock, remote }
+    }
+
+    fn resume(&self, dir: &Path, cache: &str) -> Workspace {
+        let mut options = ResumeOptions::new("w".parse().unwrap(), dir.join(cache));
+        options.create = true;
+        options.upkeep.threads = false;
+        Workspace::resume(Arc::clone(&self.remote), Arc::clone(&self.clock), &options).unwrap()
+    }
+
+    fn files(&self, workspace: &Workspace) -> Files {
+        Files { fs: workspace.fs(), clock: Arc::clone(&self.clock) }
+    }
+}
+
+/// What a run of the victim does: each round leaves a file that names it, and rewrites others.
+fn work(files: &Files, round: u64) {
+    files.write(&format!("round{round}"), &noise(round, 30_000));
+    let large = files.write("large", b"");
+    files.write_at(large, round * 200_000, &noise(50 + round, 350_000));
+    for i in 0..20 {
+        files.write(&format!("n{}", (round * 7 + i) % 40), &noise(round * 100 + i, 500));
+    }
+    if round > 0 {
+        files.unlink(&format!("n{}", round * 7 % 40));
+    }
+    files.fs.fsync(&files.caller(), large).unwrap();
+}
+
+#[test]
+#[ignore = "the victim of the other tests"]
+fn victim() {
+    let Some(dir) = std::env::var_os(DIR_VARIABLE) else { return };
+    let dir = Path::new(&dir);
+    let machine = Machine::new(dir);
+    let workspace = machine.resume(dir, "a");
+    let files = machine.files(&workspace);
+    let round = (0..).find(|round| files.find(&format!("done{round}")).is_none()).unwrap();
+    work(&files, round);
+    files.write(&format!("done{round}"), b"");
+    files.fs.fsync(&files.caller(), dormouse::types::Ino::ROOT).unwrap();
+    workspace.settle(true).unwrap();
+    checkpoint(&workspace).unwrap();
+    files.write("last", &noise(round, 100_000));
+    hibernate(&workspace).unwrap();
+    workspace.close().unwrap();
+}
+
+/// Runs the victim; true if it was killed, false if it ended well.
+fn run_victim(dir: &Path, point: &str) -> bool {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "crash::victim", "--ignored", "--test-threads=1"])
+        .env(DIR_VARIABLE, dir)
+        .env("DORMOUSE_CRASH_POINT", point)
+        .output()
+        .unwrap();
+    use std::os::unix::process::ExitStatusExt;
+    match (output.status.signal(), output.status.success()) {
+        (Some(libc::SIGKILL), _) => true,
+        (None, true) => false,
+        _ => panic!("{point}: {}", String::from_utf8_lossy(&output.stdout)),
+    }
+}
+
+/// After a crash the directory goes on; what it shows is what the same work shows elsewhere.
+fn check(dir: &Path, rounds: u64, point: &str) {
+    let machine = Machine::new(dir);
+    let workspace = machine.resume(dir, "a");
+    let files = machine.files(&workspace);
+    for round in 0..rounds {
+        assert!(files.find(&format!("done{round}")).is_some(), "{point}: round {round}");
+        assert!(files.read(&format!("round{round}")) == noise(round, 30_000), "{point}");
+    }
+    let before = files.facts();
+    let sealed = hibernate(&workspace).unwrap();
+    assert!(sealed.released);
+    assert_eq!(files.facts(), before, "{point}: after the seal");
+    workspace.close().unwrap();
+    drop((files, workspace));
+    let elsewhere = machine.resume(dir, &format!("check-{point}-{rounds}"));
+    assert_eq!(machine.files(&elsewhere).facts(), before, "{point}: on an empty cache");
+    hibernate(&elsewhere).unwrap();
+    elsewhere.close().unwrap();
+}
+
+#[test]
+fn a_kill_at_any_step_loses_nothing_and_the_next_mount_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rounds = 0;
+    for point in POINTS {
+        // The first pass of a point is in the checkpoint, the second in the hibernation.
+        for pass in [1, 2] {
+            let at_resume = *point == "resume.acquired";
+            if at_resume && pass == 2 {
+                continue;
+            }
+            assert!(run_victim(dir.path(), &format!("{point}:{pass}")), "{point}:{pass}");
+            rounds += u64::from(!at_resume);
+            check(dir.path(), rounds, &format!("{point}-{pass}"));
+        }
+    }
+    assert!(!run_victim(dir.path(), "no.such.point"));
+    check(dir.path(), rounds + 1, "none");
+}
+
+#[test]
+fn kills_in_a_row_without_a_clean_seal_between_lose_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    for (i, point) in POINTS.iter().skip(1).enumerate() {
+        assert!(run_victim(dir.path(), point), "{point}");
+        let machine = Machine::new(dir.path());
+        let workspace = machine.resume(dir.path(), "a");
+        let files = machine.files(&workspace);
+        for round in 0..=i {
+            assert!(files.find(&format!("done{round}")).is_some(), "{point}: round {round}");
+        }
+    }
+    check(dir.path(), POINTS.len() as u64 - 1, "all");
+}
