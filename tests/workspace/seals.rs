@@ -111,6 +111,7 @@ fn a_checkpoint_while_a_writer_runs_holds_a_state_that_existed() {
                 let block = number.to_le_bytes().repeat(1000);
                 files.write_at(log, (number % 5) * 8000, &block);
                 number += 1;
+                std::thread::sleep(Duration::from_micros(500));
             }
             number
         });
