@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dormouse::remote::{PutMode, RemoteOptions};
@@ -21,17 +22,20 @@ fn child_puts() {
     let [endpoint, bucket, profile, times]: [&str; 4] =
         child.split(' ').collect::<Vec<_>>().try_into().unwrap();
     let profile = (profile != "-").then(|| profile.to_owned());
-    let remote = open(&RemoteOptions { profile, ..options(endpoint) }, &format!("s3://{bucket}"));
+    let deadline = Duration::from_secs(8);
+    let options = RemoteOptions { profile, deadline, ..options(endpoint) };
+    let remote = open(&options, &format!("s3://{bucket}"));
     for time in 0..times.parse().unwrap() {
-        match remote.put(&format!("k{time}"), Bytes::from_static(b"x"), PutMode::Any) {
+        match remote.put(&format!("k{time}"), Bytes::from_static(b"x"), PutMode::Create) {
             Ok(_) => println!("STORED"),
             Err(error) => println!("FAILED {error:?} {error}"),
         }
     }
 }
 
-/// Runs a child that has nothing of our credentials but what `set` gives it.
-fn child(what: &str, home: &Path, set: &[(&str, &str)]) -> String {
+/// Runs a child that has nothing of our credentials but what `set` gives it. `what` is the
+/// endpoint, the bucket, a profile or `-`, and how many puts.
+pub fn child(what: &str, home: &Path, set: &[(&str, &str)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "credentials::child_puts", "--nocapture"]);
     command.env_clear().env("HOME", home).env("AWS_EC2_METADATA_DISABLED", "true");
