@@ -130,7 +130,7 @@ fn absent_is_absent(bench: &Bench<'_>) {
     assert!(is_absent(&remote.stat("nothing")));
     remote.delete("nothing").unwrap();
     remote.delete("nothing/here/either").unwrap();
-    assert_eq!(remote.list("nothing").unwrap(), []);
+    assert_eq!(remote.list("nothing").unwrap(), Vec::new());
 }
 
 fn a_folder_is_no_object(bench: &Bench<'_>) {
@@ -381,12 +381,12 @@ fn siblings_are_apart(bench: &Bench<'_>) {
     put(sibling, "only-there", "x", PutMode::Any).unwrap();
     assert_eq!(text(remote.get("apart").unwrap()), "here");
     assert!(is_absent(&remote.get("only-there")));
-    assert_eq!(remote.list("only").unwrap(), []);
+    assert_eq!(remote.list("only").unwrap(), Vec::new());
     assert_eq!(sibling.list("").unwrap().len(), 2);
 }
 
 fn probe_accepts(bench: &Bench<'_>) {
     let remote = (bench.open)();
     remote.probe_conditions().unwrap();
-    assert_eq!(remote.list("probe/").unwrap(), []);
+    assert_eq!(remote.list("probe/").unwrap(), Vec::new());
 }
