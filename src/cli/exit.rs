@@ -186,6 +186,16 @@ impl Failure {
         self
     }
 
+    /// The failure of a seal: a store that is missing is then a store that does not answer, as
+    /// "not found" would read as "nothing is mounted, all is well" to a script.
+    #[must_use]
+    pub fn of_seal(mut self) -> Failure {
+        if self.code == Code::NotFound {
+            self.code = Code::Unreachable;
+        }
+        self
+    }
+
     /// Adds one more thing to know.
     #[must_use]
     pub fn also(self, more: impl fmt::Display) -> Failure {

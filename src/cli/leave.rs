@@ -101,7 +101,8 @@ pub fn checkpoint(daemon: &Daemon, report: &mut dyn FnMut(Event)) {
         report(Event::Progress(*view));
         ControlFlow::Continue(())
     });
-    match sealed.map_err(Failure::from).and_then(|receipt| to_value(&receipt)) {
+    let sealed = sealed.map_err(|error| Failure::from(error).of_seal());
+    match sealed.and_then(|receipt| to_value(&receipt)) {
         Ok(receipt) => report(Event::Done { receipt }),
         Err(failure) => report(Event::Failed(failure.to_refusal())),
     }
@@ -218,7 +219,7 @@ fn seal(
             false => ControlFlow::Continue(()),
         }
     });
-    to_value(&sealed?)
+    to_value(&sealed.map_err(|error| Failure::from(error).of_seal())?)
 }
 
 /// Whether a signal came meanwhile. Commands that wait are refused; an unmount is known anyway.

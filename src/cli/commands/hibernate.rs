@@ -97,7 +97,8 @@ fn recover(context: &Context, settings: &WorkspaceSettings, args: &HibernateArgs
     });
     meter.finish();
     let closed = workspace.close();
-    let value = serde_json::to_value(&sealed?).map_err(Failure::internal)?;
+    let sealed = sealed.map_err(|error| Failure::from(error).of_seal())?;
+    let value = serde_json::to_value(&sealed).map_err(Failure::internal)?;
     closed?;
     receipt::print(context.json, &value)
 }

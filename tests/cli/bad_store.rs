@@ -1,0 +1,208 @@
+//! Bad stores: gone, refusing, without conditions, damaged, newer.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use crate::support::{World, http_server, is_mounted};
+
+const SECRET: &str = "wJalrXUtnFEMIdormouseSECRETkey";
+
+/// A world whose store is at this S3 endpoint.
+fn s3_world(endpoint: String) -> World {
+    let mut world = World::bare();
+    world.set("DORMOUSE_STORE", "s3://bucket/prefix");
+    world.set("DORMOUSE_ENDPOINT", endpoint);
+    world.set("AWS_ACCESS_KEY_ID", "AKIADORMOUSE");
+    world.set("AWS_SECRET_ACCESS_KEY", SECRET);
+    world.set("AWS_REGION", "us-east-1");
+    world
+}
+
+fn s3_error(status: u16, code: &str) -> (u16, Vec<(String, String)>, Vec<u8>) {
+    let body =
+        format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>no</Message></Error>");
+    (status, vec![("content-type".into(), "application/xml".into())], body.into_bytes())
+}
+
+#[test]
+fn a_store_that_is_gone_at_the_start_is_unreachable_and_no_secret_is_told() {
+    // A port that nobody listens on.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let world = s3_world(endpoint);
+    let ws = world.text("ws");
+    for line in [
+        &["mount", "--create", "w", &ws][..],
+        &["mount", "--foreground", "--log-level=trace", "w", &ws],
+        &["mount", "--read-only", "w", &ws],
+        &["init"],
+        &["workspaces"],
+        &["--log-level=trace", "--log-format=json", "snapshots", "w"],
+    ] {
+        let ran = world.fails(line, 3, "");
+        assert!(!ran.err.contains(SECRET) && !ran.out.contains(SECRET), "{line:?}: {}", ran.err);
+    }
+    assert!(!is_mounted(&world.ws()));
+}
+
+#[test]
+fn refused_credentials_have_a_code_of_their_own() {
+    let world = s3_world(http_server(|_| s3_error(403, "InvalidAccessKeyId")));
+    let ws = world.text("ws");
+    for line in [&["mount", "w", &ws][..], &["init"], &["workspaces"]] {
+        let ran = world.fails(line, 4, "credentials");
+        assert!(!ran.err.contains(SECRET), "{}", ran.err);
+    }
+}
+
+#[test]
+fn a_missing_bucket_is_not_found() {
+    let world = s3_world(http_server(|_| s3_error(404, "NoSuchBucket")));
+    let ws = world.text("ws");
+    for line in [&["mount", "w", &ws][..], &["init"], &["workspaces"]] {
+        world.fails(line, 5, "does not exist");
+    }
+}
+
+#[test]
+fn a_store_that_ignores_conditions_is_refused() {
+    // Stores what it is given, whatever the conditions.
+    let objects: Mutex<HashMap<String, (Vec<u8>, u64)>> = Mutex::new(HashMap::new());
+    let world = s3_world(http_server(move |request| {
+        let mut objects = objects.lock().unwrap();
+        let path = request.path.split('?').next().unwrap_or("").to_owned();
+        let etag = |version: u64| ("etag".to_owned(), format!("\"{version:032x}\""));
+        match request.method.as_str() {
+            "PUT" => {
+                let version = objects.get(&path).map_or(1, |(_, version)| version + 1);
+                objects.insert(path, (request.body.clone(), version));
+                (200, vec![etag(version)], Vec::new())
+            }
+            "GET" | "HEAD" => match objects.get(&path) {
+                Some((body, version)) => (200, vec![etag(*version)], body.clone()),
+                None => s3_error(404, "NoSuchKey"),
+            },
+            _ => (204, Vec::new(), Vec::new()),
+        }
+    }));
+    world.fails(&["init"], 11, "ignores conditional writes");
+    // And nothing was begun there.
+    world.fails(&["mount", "--create", "w", &world.text("ws")], 5, "dormouse init");
+}
+
+/// All files below a folder of the store.
+fn objects(world: &World, folder: &str) -> Vec<PathBuf> {
+    fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { walk(&path, found) } else { found.push(path) }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&world.path("store").join(folder), &mut found);
+    found.sort();
+    found
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0xff], at).unwrap();
+}
+
+/// A hibernated workspace with one file of `big` incompressible bytes and one small one.
+fn hibernated() -> World {
+    let world = World::new();
+    world.mount();
+    let mut big = vec![0; 1 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut big);
+    fs::write(world.ws().join("big"), big).unwrap();
+    world.ok(&["checkpoint", "w"]);
+    fs::write(world.ws().join("small"), "small").unwrap();
+    world.hibernate();
+    world.lose_caches();
+    world
+}
+
+#[test]
+fn a_damaged_head_snapshot_or_format_is_told_apart_from_a_newer_one() {
+    let world = hibernated();
+    let ws = world.text("ws");
+    let head = world.path("store/workspaces/w/head");
+    let format = world.path("store/format");
+    let line = &["mount", "w", &ws];
+    for path in [&head, &format] {
+        let whole = fs::read(path).unwrap();
+        let mut flipped = whole.clone();
+        flipped[whole.len() / 2] ^= 0xff;
+        fs::write(path, &flipped).unwrap();
+        world.fails(line, 9, "damaged");
+        fs::write(path, &whole[..whole.len() / 2]).unwrap();
+        world.fails(line, 9, "damaged");
+        fs::write(path, b"").unwrap();
+        world.fails(line, 9, "damaged");
+        // Bytes 4 and 5 are the version.
+        let mut newer = whole.clone();
+        newer[4..6].copy_from_slice(&99_u16.to_le_bytes());
+        fs::write(path, &newer).unwrap();
+        world.fails(line, 9, "update it");
+        fs::write(path, &whole).unwrap();
+    }
+    let snapshots = objects(&world, "workspaces/w/snapshots");
+    let newest = snapshots.last().unwrap();
+    let whole = fs::read(newest).unwrap();
+    flip(newest, whole.len() as u64 / 2);
+    let id = newest.file_name().unwrap().to_str().unwrap().rsplit_once('-').unwrap().1;
+    world.fails(&["mount", "--at", id, "w", &ws], 9, "damaged");
+    fs::write(newest, &whole).unwrap();
+    world.ok(line);
+    assert_eq!(fs::read_to_string(world.ws().join("small")).unwrap(), "small");
+}
+
+#[test]
+fn a_damaged_data_pack_is_eio_for_its_files_and_nothing_else() {
+    let world = hibernated();
+    let packs = objects(&world, "packs");
+    let big = packs.iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let whole = fs::read(big).unwrap();
+    let damage: [&dyn Fn(); 2] =
+        [&|| (0..whole.len() as u64).step_by(50_000).for_each(|at| flip(big, at)), &|| {
+            fs::write(big, &whole[..1000]).unwrap()
+        }];
+    for apply in damage {
+        apply();
+        world.mount();
+        let error = fs::read(world.ws().join("big")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
+        assert_eq!(fs::read_to_string(world.ws().join("small")).unwrap(), "small");
+        fs::write(world.ws().join("new"), "work goes on").unwrap();
+        fs::write(big, &whole).unwrap();
+        assert_eq!(fs::metadata(world.ws().join("big")).unwrap().len(), 1 << 20);
+        world.hibernate();
+        world.lose_caches();
+    }
+    world.mount();
+    assert!(fs::read(world.ws().join("big")).is_ok(), "it was repaired in the store");
+}
+
+#[test]
+fn a_store_that_goes_away_while_running_is_eio_for_what_is_not_here_and_nothing_else() {
+    let world = hibernated();
+    world.mount();
+    assert_eq!(fs::read_to_string(world.ws().join("small")).unwrap(), "small");
+    world.take_store_away();
+    let error = fs::read(world.ws().join("big")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    assert_eq!(fs::read_to_string(world.ws().join("small")).unwrap(), "small");
+    fs::write(world.ws().join("new"), "local").unwrap();
+    assert_eq!(fs::read_to_string(world.ws().join("new")).unwrap(), "local");
+    world.fails(&["checkpoint", "w"], 3, "");
+    world.put_store_back();
+    assert_eq!(fs::read(world.ws().join("big")).unwrap().len(), 1 << 20);
+    world.hibernate();
+}

@@ -1,0 +1,168 @@
+//! Every way to leave: what is in the store afterwards, what stays, which exit code tells.
+
+use std::fs;
+
+use dormouse::types::{Clock as _, SystemClock};
+use nix::sys::signal::Signal;
+
+use crate::support::{World, is_mounted, wait_for};
+
+/// Another machine sees this content.
+fn assert_in_store(world: &World, content: &str) {
+    world.lose_caches();
+    world.ok(&["mount", "w", &world.text("ws")]);
+    assert_eq!(fs::read_to_string(world.ws().join("f")).unwrap(), content);
+}
+
+#[test]
+fn sigterm_hibernates_and_the_supervisor_is_told() {
+    let world = World::new();
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut daemon = world.foreground(&["w", &world.text("ws")]);
+        fs::write(world.ws().join("f"), signal.as_str()).unwrap();
+        daemon.signal(signal);
+        daemon.expect("STOPPING=1");
+        let ran = daemon.wait();
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(!is_mounted(&world.ws()));
+        assert_in_store(&world, signal.as_str());
+        world.hibernate();
+    }
+}
+
+#[test]
+fn sigterm_hibernates_under_open_files_too() {
+    let world = World::new();
+    let daemon = world.foreground(&["w", &world.text("ws")]);
+    fs::write(world.ws().join("f"), "sealed").unwrap();
+    let open = fs::File::open(world.ws().join("f")).unwrap();
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code, 0);
+    assert!(!is_mounted(&world.ws()));
+    drop(open);
+    assert_in_store(&world, "sealed");
+}
+
+#[test]
+fn sigterm_with_the_store_away_ends_with_its_code_and_keeps_everything_here() {
+    let world = World::new();
+    let daemon = world.foreground(&["w", &world.text("ws")]);
+    fs::write(world.ws().join("f"), "kept").unwrap();
+    world.take_store_away();
+    daemon.signal(Signal::SIGTERM);
+    let ran = daemon.wait();
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(ran.err.contains("kept in"), "{}", ran.err);
+    assert!(!is_mounted(&world.ws()));
+    world.put_store_back();
+    world.ok(&["hibernate", "w"]);
+    assert_in_store(&world, "kept");
+}
+
+#[test]
+fn a_second_signal_leaves_at_once_and_keeps_everything_here() {
+    let mut world = World::new();
+    world.set("DORMOUSE_UPLOAD_LIMIT", "1M");
+    let mut daemon = world.foreground(&["--max-unsynced-age=1h", "w", &world.text("ws")]);
+    let content = noise(60 << 20);
+    fs::write(world.ws().join("big"), &content).unwrap();
+    daemon.signal(Signal::SIGTERM);
+    daemon.expect("STOPPING=1");
+    wait_for("the unmount", || !is_mounted(&world.ws()));
+    daemon.signal(Signal::SIGTERM);
+    let clock = SystemClock::new();
+    let ran = daemon.wait();
+    let took = clock.monotonic();
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(took.as_secs() < 30, "60 MiB at 1 MiB/s were waited for: {took:?}");
+    world.set("DORMOUSE_UPLOAD_LIMIT", "1G");
+    world.mount();
+    assert!(fs::read(world.ws().join("big")).unwrap() == content, "the content changed");
+}
+
+/// Bytes that do not compress.
+fn noise(len: usize) -> Vec<u8> {
+    let mut out = vec![0; len];
+    blake3::Hasher::new().finalize_xof().fill(&mut out);
+    out
+}
+
+#[test]
+fn umount_from_outside_hibernates() {
+    let world = World::new();
+    world.mount();
+    fs::write(world.ws().join("f"), "by umount").unwrap();
+    let pid = world.daemon();
+    nix::mount::umount(&world.ws()).unwrap();
+    wait_for("the daemon's end", || !crate::support::is_alive(pid));
+    world.fails(&["status", &world.text("ws")], 5, "no workspace is mounted there");
+    assert_in_store(&world, "by umount");
+}
+
+#[test]
+fn hibernate_with_the_store_away_stays_mounted_and_can_be_given_again() {
+    let world = World::new();
+    world.mount();
+    fs::write(world.ws().join("f"), "one").unwrap();
+    world.take_store_away();
+    let ran = world.fails(&["hibernate", &world.text("ws")], 3, "stays mounted");
+    assert_eq!(ran.out, "");
+    fs::write(world.ws().join("f"), "two").unwrap();
+    let failed = world.run(&["hibernate", "--json", "--timeout", "1s", &world.text("ws")]);
+    assert_eq!(failed.code, 3);
+    let said: serde_json::Value = serde_json::from_str(failed.err.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (&said["error"]["code"], &said["error"]["name"]),
+        (&3.into(), &"unreachable".into())
+    );
+    world.put_store_back();
+    world.hibernate();
+    assert_in_store(&world, "two");
+}
+
+#[test]
+fn hibernate_does_not_wait_for_open_files_but_unmount_refuses() {
+    let world = World::new();
+    world.mount();
+    fs::write(world.ws().join("f"), "open").unwrap();
+    let open = fs::File::open(world.ws().join("f")).unwrap();
+    world.fails(&["unmount", &world.text("ws")], 8, "busy");
+    assert!(is_mounted(&world.ws()));
+    world.hibernate();
+    assert!(!is_mounted(&world.ws()));
+    drop(open);
+    assert_in_store(&world, "open");
+    world.ok(&["unmount", "w"]);
+    assert!(!is_mounted(&world.ws()));
+}
+
+#[test]
+fn unmount_that_keeps_local_needs_no_store_and_the_next_mount_goes_on() {
+    let world = World::new();
+    world.mount();
+    fs::write(world.ws().join("f"), "local").unwrap();
+    world.take_store_away();
+    let told = world.ok(&["unmount", "--json", "--keep-local", &world.text("ws")]).json();
+    assert_eq!(told["kept_local"], true);
+    world.put_store_back();
+    world.mount();
+    assert_eq!(fs::read_to_string(world.ws().join("f")).unwrap(), "local");
+    world.ok(&["unmount", "--keep-local", "w"]);
+    world.ok(&["hibernate", "w"]);
+    assert_in_store(&world, "local");
+}
+
+#[test]
+fn a_file_that_is_open_and_unlinked_does_not_keep_a_workspace_awake() {
+    use std::io::Write as _;
+    let world = World::new();
+    world.mount();
+    fs::write(world.ws().join("f"), "x").unwrap();
+    let mut gone = fs::File::create(world.ws().join("gone")).unwrap();
+    gone.write_all(b"unlinked").unwrap();
+    fs::remove_file(world.ws().join("gone")).unwrap();
+    world.hibernate();
+    drop(gone);
+    assert_in_store(&world, "x");
+    assert_eq!(fs::read_dir(world.ws()).unwrap().count(), 1);
+}

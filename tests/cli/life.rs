@@ -1,0 +1,161 @@
+//! From the first mount to the last: what comes back, after what.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+
+use crate::support::{World, is_mounted, wait_for};
+
+#[test]
+fn a_workspace_survives_hibernation_and_the_loss_of_its_cache() {
+    let world = World::new();
+    world.mount();
+    let ws = world.ws();
+    fs::create_dir_all(ws.join("a/b")).unwrap();
+    let content: Vec<u8> = (0..3_000_000_u32).map(|i| (i / 3) as u8).collect();
+    fs::write(ws.join("a/b/big"), &content).unwrap();
+    fs::write(ws.join("a/tool"), "#!/bin/sh\necho awake\n").unwrap();
+    fs::set_permissions(ws.join("a/tool"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::hard_link(ws.join("a/tool"), ws.join("tool")).unwrap();
+    symlink("a/b/big", ws.join("link")).unwrap();
+    let before = fs::metadata(ws.join("a/tool")).unwrap();
+    let receipt = world.hibernate();
+    assert_eq!(receipt["changed"], true);
+    assert_eq!(receipt["released"], true);
+    assert_eq!(receipt["workspace"], "w");
+    assert_eq!(receipt["snapshot"].as_str().unwrap().len(), 64);
+    assert!(!is_mounted(&ws));
+    world.lose_caches();
+
+    world.ok(&["mount", "w", &world.text("ws")]);
+    assert_eq!(fs::read(ws.join("link")).unwrap(), content);
+    let after = fs::metadata(ws.join("a/tool")).unwrap();
+    assert_eq!((after.ino(), after.mode(), after.nlink()), (before.ino(), before.mode(), 2));
+    assert_eq!((after.mtime(), after.mtime_nsec()), (before.mtime(), before.mtime_nsec()));
+    let said = std::process::Command::new(ws.join("tool")).output().unwrap().stdout;
+    assert_eq!(said, b"awake\n");
+    assert_eq!(world.hibernate()["changed"], false);
+}
+
+#[test]
+fn after_a_killed_daemon_mounting_again_goes_on_with_everything() {
+    let world = World::new();
+    world.mount();
+    for i in 0..50 {
+        fs::write(world.ws().join(format!("f{i}")), format!("{i}")).unwrap();
+    }
+    world.crash();
+    assert!(fs::read_dir(world.ws()).is_err(), "a dead mount is still there");
+    world.fails(&["status", &world.text("ws")], 5, "has died");
+    let all = world.ok(&["status", "--json"]).json();
+    assert_eq!(all["mounts"][0]["state"], "dead");
+    world.mount();
+    for i in 0..50 {
+        assert_eq!(fs::read_to_string(world.ws().join(format!("f{i}"))).unwrap(), i.to_string());
+    }
+    world.hibernate();
+}
+
+#[test]
+fn after_a_killed_daemon_hibernate_puts_its_data_into_the_store() {
+    let world = World::new();
+    world.mount();
+    fs::write(world.ws().join("f"), "kept").unwrap();
+    world.crash();
+    let receipt = world.hibernate();
+    assert_eq!((&receipt["changed"], &receipt["released"]), (&true.into(), &true.into()));
+    world.fails(&["hibernate", &world.text("ws")], 5, "no workspace is mounted there");
+    world.lose_caches();
+    world.mount();
+    assert_eq!(fs::read_to_string(world.ws().join("f")).unwrap(), "kept");
+}
+
+#[test]
+fn after_a_reboot_hibernate_finds_the_data_by_the_workspace_s_name() {
+    let world = World::new();
+    world.mount();
+    fs::write(world.ws().join("f"), "kept").unwrap();
+    world.crash();
+    nix::mount::umount2(&world.ws(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    fs::remove_dir_all(world.path("run")).unwrap();
+    assert_eq!(world.ok(&["hibernate", "--json", "w"]).json()["changed"], true);
+    world.lose_caches();
+    world.fails(&["hibernate", "w"], 5, "no local data");
+    world.mount();
+    assert_eq!(fs::read_to_string(world.ws().join("f")).unwrap(), "kept");
+}
+
+#[test]
+fn a_checkpoint_is_a_restore_point_that_can_be_mounted_beside_the_writer() {
+    let world = World::new();
+    world.mount();
+    let file = world.ws().join("f");
+    fs::write(&file, "first").unwrap();
+    let first = world.ok(&["checkpoint", "--json", "w"]).json();
+    fs::write(&file, "second").unwrap();
+    world.ok(&["checkpoint", "w"]);
+    let list = world.ok(&["snapshots", "--json", "w"]).json();
+    let list = list["snapshots"].as_array().unwrap();
+    assert_eq!(list.len(), 2);
+    assert_eq!((&list[0]["newest"], &list[1]["id"]), (&true.into(), &first["snapshot"]));
+
+    for name in ["old", "new"] {
+        fs::create_dir(world.path(name)).unwrap();
+    }
+    let id = &first["snapshot"].as_str().unwrap()[..16];
+    world.ok(&["mount", "--at", id, "w", &world.text("old")]);
+    world.ok(&["mount", "--read-only", "w", &world.text("new")]);
+    assert_eq!(fs::read_to_string(world.path("old/f")).unwrap(), "first");
+    assert_eq!(fs::read_to_string(world.path("new/f")).unwrap(), "second");
+    let refused = fs::write(world.path("old/f"), "x").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+    fs::write(&file, "the writer goes on").unwrap();
+    // A name means the writer; readers are named by their place.
+    assert_eq!(world.ok(&["status", "--json", "w"]).json()["read_only"], false);
+    for name in ["old", "new"] {
+        world.ok(&["unmount", &world.text(name)]);
+    }
+    assert_eq!(world.hibernate()["changed"], true);
+}
+
+#[test]
+fn the_daemon_seals_by_itself() {
+    let mut world = World::new();
+    world.set("DORMOUSE_CHECKPOINT_INTERVAL", "1s");
+    world.mount();
+    fs::write(world.ws().join("f"), "x").unwrap();
+    wait_for("a checkpoint", || world.status()["seals"]["made"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn another_machine_waits_for_the_lease_or_steals_it_and_the_first_is_fenced() {
+    let world = World::new();
+    world.mount();
+    fs::write(world.ws().join("f"), "first machine").unwrap();
+    world.ok(&["checkpoint", "w"]);
+    fs::write(world.ws().join("late"), "not sealed").unwrap();
+    fs::create_dir(world.path("other")).unwrap();
+    let (other, cache) = (world.text("other"), world.text("other-cache"));
+    let line = ["mount", "--cache-dir", &cache, "w", &other];
+    let held = world.fails(&line, 6, "lease");
+    assert!(held.err.contains("--steal"), "{}", held.err);
+
+    world.ok(&["mount", "--steal", "--cache-dir", &cache, "w", &other]);
+    assert_eq!(fs::read_to_string(world.path("other/f")).unwrap(), "first machine");
+    world.fails(&["checkpoint", &world.text("ws")], 7, "taken over");
+    let status = world.status();
+    assert_eq!(status["state"], "fenced");
+    let refused = fs::write(world.ws().join("x"), "").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+    assert_eq!(fs::read_to_string(world.ws().join("late")).unwrap(), "not sealed");
+    world.fails(&["hibernate", &world.text("ws")], 7, "taken over");
+    assert!(is_mounted(&world.ws()), "its data can still be copied out");
+    world.ok(&["unmount", "--keep-local", &world.text("ws")]);
+    fs::write(world.path("other/g"), "second machine").unwrap();
+    world.ok(&["hibernate", &other]);
+
+    // Both have changed it: the two can't be joined, and nothing is thrown away unasked.
+    world.fails(&["mount", "w", &world.text("ws")], 12, "never sealed");
+    world.ok(&["mount", "--discard-local", "w", &world.text("ws")]);
+    assert_eq!(fs::read_to_string(world.ws().join("g")).unwrap(), "second machine");
+    assert!(!world.ws().join("late").exists());
+}

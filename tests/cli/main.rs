@@ -1,0 +1,9 @@
+//! The command line with the real binary, the real kernel and a store in a directory: a
+//! workspace's life, every way to leave, bad input, output for scripts. Run as root.
+
+mod bad_input;
+mod bad_store;
+mod leaving;
+mod life;
+mod scripts;
+mod support;
