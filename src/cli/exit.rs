@@ -192,6 +192,8 @@ impl Failure {
     pub fn of_seal(mut self) -> Failure {
         if self.code == Code::NotFound {
             self.code = Code::Unreachable;
+            // What it says is for a store that never was.
+            self.hint = None;
         }
         self
     }

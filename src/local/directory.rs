@@ -68,6 +68,7 @@ impl Local {
         clock: Arc<dyn Clock>,
     ) -> Result<Local, LocalError> {
         fs::create_dir_all(dir).map_err(|error| LocalError::io("create", dir, error))?;
+        marker::refuse_foreign(dir)?;
         let lock = DirLock::take(dir)?;
         let cache_id = marker::read_or_create(dir)?;
         let space = Space::new(dir, options, Arc::clone(&clock));

@@ -44,7 +44,16 @@ fn parse(dir: &Path, text: &str) -> Result<CacheId, LocalError> {
     field("cache").and_then(|text| text.parse().ok()).ok_or_else(damaged)
 }
 
-fn create(dir: &Path) -> Result<CacheId, LocalError> {
+/// Fails where the directory holds something that is not ours, before anything is put there.
+pub(super) fn refuse_foreign(dir: &Path) -> Result<(), LocalError> {
+    let marker = dir.join(MARKER_NAME);
+    match marker.try_exists().map_err(|error| LocalError::io("look for", &marker, error))? {
+        true => Ok(()),
+        false => check_empty(dir),
+    }
+}
+
+fn check_empty(dir: &Path) -> Result<(), LocalError> {
     let entries = fs::read_dir(dir).map_err(|error| LocalError::io("list", dir, error))?;
     for entry in entries {
         let name = entry.map_err(|error| LocalError::io("list", dir, error))?.file_name();
@@ -55,6 +64,11 @@ fn create(dir: &Path) -> Result<CacheId, LocalError> {
             return Err(LocalError::Foreign { path: dir.to_owned() });
         }
     }
+    Ok(())
+}
+
+fn create(dir: &Path) -> Result<CacheId, LocalError> {
+    check_empty(dir)?;
     let mut id = CacheId([0; CacheId::LEN]);
     getrandom::fill(&mut id.0).map_err(|error| {
         LocalError::io("draw an id for", dir, std::io::Error::other(error.to_string()))

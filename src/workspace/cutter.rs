@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::chunks::{Chunks, Fetch};
+use crate::chunks::{ChunkError, Chunks, Fetch};
 use crate::format::{Extent, PackSlot, Source};
 use crate::fs::SettledRegion;
 use crate::local::{Local, LocalError};
@@ -57,13 +57,25 @@ impl Cutter<'_> {
         let mut chunks = Vec::with_capacity(planned.chunks.len());
         for chunk in planned.chunks {
             match self.read(&chunk, &captured, fetch)? {
-                Some(plain) => chunks.push((chunk, self.chunks.add_chunk(&plain)?)),
+                Some(plain) => chunks.push((chunk, self.add(&plain)?)),
                 None => return Ok(None),
             }
         }
         let staged = captured.iter().filter(|(_, extent)| plan::is_staged(extent));
         let staged_bytes = staged.map(|(_, extent)| extent.len).sum();
         Ok(Some(Draft { captured, staged_bytes, chunks, kept: planned.kept }))
+    }
+
+    /// Adds a chunk. Where there is no room because uploads failed, they are tried again first:
+    /// the failure that is reported is today's, not that of an outage that has passed.
+    fn add(&self, plain: &[u8]) -> Result<ChunkId, WorkspaceError> {
+        match self.chunks.add_chunk(plain) {
+            Err(ChunkError::Unavailable(_)) => {
+                self.chunks.flush()?;
+                Ok(self.chunks.add_chunk(plain)?)
+            }
+            added => Ok(added?),
+        }
     }
 
     /// The bytes of a chunk-to-be; holes are zeros.

@@ -30,7 +30,7 @@ fn a_command_line_that_can_t_be_meant_is_a_usage_error() {
         (&["mount", "--steal", "--read-only", "w", &ws], "cannot be used with"),
         (&["mount", "--log-level=a=b=c", "w", &ws], "--log-level"),
         (&["mount", "../w", &ws], "is not allowed"),
-        (&["mount", "w", ""], "empty path"),
+        (&["mount", "w", ""], "a value is required"),
         (&["mount", "w", &missing], "does not exist"),
         (&["mount", "w", &file], "not a directory"),
         (&["mount", "w", &full], "not empty"),

@@ -154,12 +154,13 @@ fn a_damaged_head_snapshot_or_format_is_told_apart_from_a_newer_one() {
         fs::write(path, &whole).unwrap();
     }
     let snapshots = objects(&world, "workspaces/w/snapshots");
-    let newest = snapshots.last().unwrap();
-    let whole = fs::read(newest).unwrap();
-    flip(newest, whole.len() as u64 / 2);
-    let id = newest.file_name().unwrap().to_str().unwrap().rsplit_once('-').unwrap().1;
+    // The newest one is in the head.
+    let older = snapshots.first().unwrap();
+    let whole = fs::read(older).unwrap();
+    flip(older, whole.len() as u64 / 2);
+    let id = older.file_name().unwrap().to_str().unwrap().rsplit_once('-').unwrap().1;
     world.fails(&["mount", "--at", id, "w", &ws], 9, "damaged");
-    fs::write(newest, &whole).unwrap();
+    fs::write(older, &whole).unwrap();
     world.ok(line);
     assert_eq!(fs::read_to_string(world.ws().join("small")).unwrap(), "small");
 }
