@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub struct Daemon {
     /// What is waited for.
     pub wishes: Receiver<Wish>,
     started: Duration,
+    /// A signal broke a seal off: the daemon ends.
+    interrupted: AtomicBool,
 }
 
 /// Starts the daemon in this process and returns when it has left.
@@ -135,7 +138,8 @@ fn start(
     match wiring::mount(&workspace, &settings, Arc::clone(&clock)) {
         Ok(mounted) => {
             let mounted = Arc::new(mounted);
-            Ok(Daemon { workspace, mounted, settings, clock, wishes, started })
+            let interrupted = AtomicBool::new(false);
+            Ok(Daemon { workspace, mounted, settings, clock, wishes, started, interrupted })
         }
         Err(failure) => Err(leave::abandon(&workspace, &settings, failure)),
     }
@@ -215,6 +219,17 @@ pub fn notify(states: &[NotifyState<'_>]) {
 }
 
 impl Daemon {
+    /// Whether a signal broke a seal off.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
+    /// A signal breaks the seal off.
+    pub fn interrupt(&self) {
+        self.interrupted.store(true, Ordering::Relaxed);
+    }
+
     /// What `status` shows.
     #[must_use]
     pub fn facts(&self) -> MountFacts {

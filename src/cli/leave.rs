@@ -11,6 +11,7 @@
 //! is to end the daemon breaks it off.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
@@ -22,11 +23,14 @@ use super::exit::{Code, Failure, Outcome};
 use super::output::phase_name;
 use super::settings::MountSettings;
 use crate::control::{Command, Event};
-use crate::fuse::FuseError;
+use crate::fuse::{FuseError, Mounted};
 use crate::workspace::{ProgressView, Receipt, Workspace};
 
 /// How long the kernel may take to hand over pages that programs have changed in memory.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a seal may take to end when it was broken off.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is left to say after the last wish.
 #[derive(Debug)]
@@ -71,6 +75,8 @@ fn on_command(daemon: &Daemon, command: &Command, events: Sender<Event>) -> Opti
         Command::Hibernate { timeout_secs } => match hibernate(daemon, *timeout_secs, &mut tell) {
             Ok(receipt) => Ok(receipt),
             Err(failure) if daemon.mounted.has_ended() => Err(failure),
+            // A signal broke it off, and a signal ends the daemon.
+            Err(failure) if daemon.is_interrupted() => Err(undo(daemon, failure)),
             Err(failure) => {
                 refuse(&failure);
                 return None;
@@ -119,7 +125,7 @@ fn hibernate(
     report: &mut dyn FnMut(Event),
 ) -> Outcome<Value> {
     if daemon.settings.workspace.read_only() {
-        take_away(daemon);
+        take_away(&daemon.mounted);
         close(&daemon.workspace)?;
         return Ok(read_only_receipt(daemon));
     }
@@ -132,7 +138,7 @@ fn hibernate(
             daemon.settings.mountpoint.display()
         )),
     })?;
-    take_away(daemon);
+    take_away(&daemon.mounted);
     close(&daemon.workspace)?;
     Ok(receipt)
 }
@@ -149,16 +155,16 @@ fn read_only_receipt(daemon: &Daemon) -> Value {
 }
 
 /// The mount is to go: politely, else out of sight at once, its users getting errors.
-fn take_away(daemon: &Daemon) {
-    match daemon.mounted.unmount(false) {
+fn take_away(mounted: &Mounted) {
+    match mounted.unmount(false) {
         Ok(()) => return,
         Err(FuseError::Busy(_)) => tracing::warn!("files are still in use: they get errors now"),
         Err(error) => tracing::warn!(%error, "unmounting"),
     }
-    if let Err(error) = daemon.mounted.unmount(true) {
+    if let Err(error) = mounted.unmount(true) {
         tracing::error!(%error, "the mount stays in the table");
     }
-    if let Err(error) = daemon.mounted.abort() {
+    if let Err(error) = mounted.abort() {
         tracing::error!(%error, "the connection lives until this process ends");
     }
 }
@@ -172,7 +178,7 @@ fn on_signal(daemon: &Daemon) -> Leaving {
             tracing::warn!(%error, "sealing under open files");
             flush(daemon);
             let sealed = seal_and_close(daemon, None, &mut |_| {});
-            take_away(daemon);
+            take_away(&daemon.mounted);
             quiet(sealed)
         }
     }
@@ -214,7 +220,11 @@ fn seal(
         if told.replace(view.phase) != Some(view.phase) {
             notify(&[NotifyState::Status(phase_name(view.phase))]);
         }
-        match is_interrupted(daemon) {
+        if !daemon.is_interrupted() && was_signalled(daemon) {
+            daemon.interrupt();
+            leave_soon(daemon);
+        }
+        match daemon.is_interrupted() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
@@ -223,11 +233,11 @@ fn seal(
 }
 
 /// Whether a signal came meanwhile. Commands that wait are refused; an unmount is known anyway.
-fn is_interrupted(daemon: &Daemon) -> bool {
-    let mut interrupted = false;
+fn was_signalled(daemon: &Daemon) -> bool {
+    let mut signalled = false;
     for wish in daemon.wishes.try_iter() {
         match wish {
-            Wish::Signal => interrupted = true,
+            Wish::Signal => signalled = true,
             Wish::Unmounted => {}
             Wish::Command(_, events) => {
                 let failure = Failure::new(Code::Busy, "the workspace is being hibernated");
@@ -235,7 +245,23 @@ fn is_interrupted(daemon: &Daemon) -> bool {
             }
         }
     }
-    interrupted
+    signalled
+}
+
+/// Ends the process a little later, unless it has ended by then: an upload under way may take
+/// its time to stop. Nothing is lost by it, as nothing is by a crash: the next mount recovers.
+fn leave_soon(daemon: &Daemon) {
+    tracing::warn!("broken off: what is not in the store stays in the cache directory");
+    let mounted = Arc::clone(&daemon.mounted);
+    let end = move || {
+        std::thread::sleep(PATIENCE);
+        take_away(&mounted);
+        tracing::warn!("left in the middle of an upload");
+        std::process::exit(i32::from(Code::Unreachable.number()));
+    };
+    if let Err(error) = std::thread::Builder::new().name("leave-soon".into()).spawn(end) {
+        tracing::error!(%error, "starting a thread: uploads under way are waited for");
+    }
 }
 
 /// Pages that programs changed in memory reach the workspace before its cut.
@@ -275,6 +301,6 @@ pub fn abandon(workspace: &Workspace, settings: &MountSettings, failure: Failure
 
 /// The mount was made and can't be used: takes it away and keeps the data here.
 pub fn undo(daemon: &Daemon, failure: Failure) -> Failure {
-    take_away(daemon);
+    take_away(&daemon.mounted);
     close_after(&daemon.workspace, failure)
 }
