@@ -1,5 +1,6 @@
 //! Logs: readable or JSON lines, to standard error or to a file that never grows without end.
-//! Credentials never get here: no type that holds one is ever formatted.
+//! Credentials never get here: no type of ours that holds one is ever formatted, and libraries
+//! are not heard below `info`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal as _, Write};
@@ -8,8 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 use super::args::{LogArgs, LogFormat};
 use super::exit::{Failure, Outcome};
@@ -54,14 +58,13 @@ fn begin(args: &LogArgs, default_level: &str, sink: Sink) -> Outcome<Log> {
         .map_err(|error| Failure::usage(format!("--log-level {level:?}: {error}")))?;
     let colours = matches!(sink, Sink::Stderr) && io::stderr().is_terminal();
     let log = Log(Arc::new(Mutex::new(sink)));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(colours)
-        .with_writer(log.clone());
-    let started = match args.format.unwrap_or(LogFormat::Text) {
-        LogFormat::Json => builder.json().try_init(),
-        LogFormat::Text => builder.try_init(),
+    let layer = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(log.clone());
+    let layer = match args.format.unwrap_or(LogFormat::Text) {
+        LogFormat::Json => layer.json().boxed(),
+        LogFormat::Text => layer.boxed(),
     };
+    let layer = layer.with_filter(filter.and(filter_fn(may_be_told)));
+    let started = tracing_subscriber::registry().with(layer).try_init();
     started.map_err(Failure::internal)?;
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -69,6 +72,14 @@ fn begin(args: &LogArgs, default_level: &str, sink: Sink) -> Outcome<Log> {
         usual(info);
     }));
     Ok(log)
+}
+
+/// Libraries say no more than what happened: below that level, those that sign requests write out
+/// headers, a session token among them.
+fn may_be_told(event: &tracing::Metadata<'_>) -> bool {
+    let target = event.target();
+    let is_ours = target == "dormouse" || target.starts_with("dormouse::");
+    is_ours || *event.level() <= tracing::Level::INFO
 }
 
 impl Log {

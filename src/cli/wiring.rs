@@ -1,9 +1,13 @@
 //! The only place that builds across layers: a store's client, a workspace, a mount.
 
+use std::fs::DirBuilder;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::context::Context;
-use super::exit::Outcome;
+use super::exit::{Code, Failure, Outcome};
 use super::settings::{MountSettings, StoreSettings, View, WorkspaceSettings};
 use crate::fuse::{self, MountOptions, Mounted};
 use crate::remote::Remote;
@@ -19,6 +23,7 @@ pub fn open_remote(context: &Context, settings: &StoreSettings) -> Outcome<Arc<R
 /// Resumes the workspace: the lease is taken unless it is only looked at.
 pub fn resume(context: &Context, settings: &WorkspaceSettings) -> Outcome<Workspace> {
     let remote = open_remote(context, &settings.store)?;
+    make_private(&settings.cache_dir)?;
     let mut options = ResumeOptions::new(settings.name.clone(), settings.cache_dir.clone());
     options.host = context.env.host.clone();
     options.create = settings.create;
@@ -42,6 +47,19 @@ pub fn resume(context: &Context, settings: &WorkspaceSettings) -> Outcome<Worksp
         }
     }
     Ok(Workspace::resume(remote, Arc::clone(&context.clock), &options)?)
+}
+
+/// Makes the cache directory for its owner only: it holds what is in the workspace, whatever the
+/// permissions there. One that exists is its owner's business.
+fn make_private(dir: &Path) -> Outcome {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|error| {
+        let failure = Failure::usage(format!("the cache directory {}: {error}", dir.display()));
+        match error.kind() {
+            ErrorKind::StorageFull => Failure { code: Code::NoSpace, ..failure },
+            _ => failure,
+        }
+    })
 }
 
 /// Mounts a resumed workspace; it is usable when this returns.

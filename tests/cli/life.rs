@@ -118,6 +118,30 @@ fn a_checkpoint_is_a_restore_point_that_can_be_mounted_beside_the_writer() {
 }
 
 #[test]
+fn local_data_is_for_its_owner_only() {
+    let world = World::new();
+    world.mount();
+    let dir = world.status()["cache_dir"].as_str().unwrap().to_owned();
+    assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn an_expired_lease_of_a_dead_machine_is_taken_without_asking() {
+    let mut world = World::new();
+    world.set("DORMOUSE_LEASE_TTL", "10s");
+    world.mount();
+    fs::write(world.ws().join("f"), "sealed").unwrap();
+    world.ok(&["checkpoint", "w"]);
+    world.crash();
+    fs::create_dir(world.path("other")).unwrap();
+    let (other, cache) = (world.text("other"), world.text("other-cache"));
+    let line = ["mount", "--cache-dir", &cache, "w", &other];
+    world.fails(&line, 6, "lease");
+    wait_for("the lease's end", || world.run(&line).code == 0);
+    assert_eq!(fs::read_to_string(world.path("other/f")).unwrap(), "sealed");
+}
+
+#[test]
 fn the_daemon_seals_by_itself() {
     let mut world = World::new();
     world.set("DORMOUSE_CHECKPOINT_INTERVAL", "1s");
