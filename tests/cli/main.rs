@@ -1,6 +1,8 @@
 //! The command line with the real binary, the real kernel and a store in a directory: a
 //! workspace's life, every way to leave, bad input, output for scripts. Run as root.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod bad_input;
 mod bad_store;
 mod leaving;

@@ -9,6 +9,58 @@ use serde_json::Value;
 
 use crate::support::{World, dormouse, http_server, is_mounted};
 
+/// Of `status` and `mount` (docs/cli.md).
+const STATUS_KEYS: &[&str] = &[
+    "mountpoint",
+    "pid",
+    "version",
+    "store_url",
+    "cache_dir",
+    "uptime_secs",
+    "fuse_requests",
+    "workspace",
+    "store_id",
+    "state",
+    "read_only",
+    "epoch",
+    "fenced",
+    "lease",
+    "snapshot",
+    "snapshot_created",
+    "inodes",
+    "bytes",
+    "unsynced",
+    "hibernate_estimate_secs",
+    "upload_bytes_per_sec",
+    "local",
+    "store",
+    "seals",
+    "progress",
+    "chunks",
+];
+
+/// Of `hibernate`, `checkpoint` and `unmount` (docs/cli.md).
+const RECEIPT_KEYS: &[&str] = &[
+    "workspace",
+    "snapshot",
+    "changed",
+    "reason",
+    "created",
+    "epoch",
+    "released",
+    "inodes",
+    "bytes",
+    "data_packs",
+    "tree_packs",
+    "bytes_uploaded",
+    "chunks_added",
+    "chunks_deduplicated",
+    "leaves_written",
+    "packs_confirmed",
+    "seconds",
+    "requests",
+];
+
 /// Every documented key of an object is there.
 fn assert_keys(value: &Value, keys: &[&str]) {
     for key in keys {
@@ -23,39 +75,11 @@ fn json_has_the_documented_keys() {
     assert_keys(&made, &["store", "store_id", "created"]);
     assert_eq!(made["created"], true);
     assert_eq!(world.ok(&["init", "--json"]).json()["created"], false);
-    let status_keys = [
-        "mountpoint",
-        "pid",
-        "version",
-        "store_url",
-        "cache_dir",
-        "uptime_secs",
-        "fuse_requests",
-        "workspace",
-        "store_id",
-        "state",
-        "read_only",
-        "epoch",
-        "fenced",
-        "lease",
-        "snapshot",
-        "snapshot_created",
-        "inodes",
-        "bytes",
-        "unsynced",
-        "hibernate_estimate_secs",
-        "upload_bytes_per_sec",
-        "local",
-        "store",
-        "seals",
-        "progress",
-        "chunks",
-    ];
     let mounted = world.ok(&["mount", "--json", "--create", "w", &world.text("ws")]).json();
-    assert_keys(&mounted, &status_keys);
+    assert_keys(&mounted, STATUS_KEYS);
     fs::write(world.ws().join("f"), "x").unwrap();
     let status = world.status();
-    assert_keys(&status, &status_keys);
+    assert_keys(&status, STATUS_KEYS);
     assert_keys(
         &status["unsynced"],
         &["changed", "bytes", "files", "age_secs", "bytes_max", "age_secs_max", "throttled"],
@@ -64,29 +88,9 @@ fn json_has_the_documented_keys() {
     assert_eq!(status["unsynced"]["changed"], true);
     assert_eq!(status["local"]["budget"], 512 << 20);
     let all = world.ok(&["status", "--json"]).json();
-    assert_keys(&all["mounts"][0], &status_keys);
-    let receipt_keys = [
-        "workspace",
-        "snapshot",
-        "changed",
-        "reason",
-        "created",
-        "epoch",
-        "released",
-        "inodes",
-        "bytes",
-        "data_packs",
-        "tree_packs",
-        "bytes_uploaded",
-        "chunks_added",
-        "chunks_deduplicated",
-        "leaves_written",
-        "packs_confirmed",
-        "seconds",
-        "requests",
-    ];
-    assert_keys(&world.ok(&["checkpoint", "--json", "w"]).json(), &receipt_keys);
-    assert_keys(&world.hibernate(), &receipt_keys);
+    assert_keys(&all["mounts"][0], STATUS_KEYS);
+    assert_keys(&world.ok(&["checkpoint", "--json", "w"]).json(), RECEIPT_KEYS);
+    assert_keys(&world.hibernate(), RECEIPT_KEYS);
     let workspaces = world.ok(&["workspaces", "--json"]).json();
     let keys =
         ["name", "snapshot", "sealed_at", "epoch", "holder", "lease_expired", "inodes", "bytes"];

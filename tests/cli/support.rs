@@ -182,12 +182,12 @@ impl Drop for World {
             let pid = nix::unistd::Pid::from_raw(pid);
             let runs = fs::read_link(format!("/proc/{pid}/exe"));
             if runs.is_ok_and(|exe| exe == dormouse()) {
-                drop(nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL));
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL);
             }
         }
         for mountpoint in mountpoints().iter().filter(|path| path.starts_with(&inside)).rev() {
             let flags = nix::mount::MntFlags::MNT_DETACH;
-            drop(nix::mount::umount2(mountpoint, flags));
+            let _ = nix::mount::umount2(mountpoint, flags);
         }
     }
 }
