@@ -50,9 +50,9 @@ pub(super) fn recover(
             continue;
         }
         if number >= applied.segment {
-            torn = !take_valid(&segment, cache, applied, &mut left.end)?;
-            // A segment without even its header has nothing in it to keep.
-            if torn && left.end.segment != number {
+            let found = take_valid(&segment, cache, applied, &mut left.end)?;
+            torn = found != Found::Whole;
+            if found == Found::Nothing {
                 segment.delete()?;
                 left.discarded_max = number;
                 continue;
@@ -66,16 +66,28 @@ pub(super) fn recover(
     Ok(left)
 }
 
-/// Moves `end` over the segment's valid records; false if something else follows them, which is
-/// then cut off.
+/// How a segment ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// With its last record.
+    Whole,
+    /// With something that is no record, or not the next; it was cut off.
+    Torn,
+    /// Before it began: it has not even its header.
+    Nothing,
+}
+
+/// Moves `end` over the segment's valid records, and cuts off what follows them.
 fn take_valid(
     segment: &Segment,
     cache: CacheId,
     applied: Position,
     end: &mut Position,
-) -> Result<bool, LocalError> {
+) -> Result<Found, LocalError> {
     let len = segment.len()?;
-    let begin = if segment.number == applied.segment {
+    // A position behind just the header says nothing of the file: the records before it, which
+    // were synced, are in other segments.
+    let begin = if segment.number == applied.segment && applied.offset > SEGMENT_HEADER_LEN {
         if len < applied.offset {
             let number = segment.number;
             return Err(LocalError::corrupt(format!(
@@ -86,7 +98,7 @@ fn take_valid(
         applied.offset
     } else {
         if !segment.has_header(cache)? {
-            return Ok(false);
+            return Ok(Found::Nothing);
         }
         SEGMENT_HEADER_LEN
     };
@@ -96,12 +108,12 @@ fn take_valid(
             let dropped = len - end.offset;
             tracing::warn!(segment = segment.number, dropped, "cutting off the journal's torn end");
             segment.truncate(end.offset)?;
-            return Ok(false);
+            return Ok(Found::Torn);
         };
         end.offset += header.record_len();
         end.seq = header.seq;
     }
-    Ok(true)
+    Ok(Found::Whole)
 }
 
 /// The record at `at`, if it is whole and the next one.

@@ -240,3 +240,26 @@ fn a_commit_over_the_limit_is_refused_whole() {
     drop(journal);
     assert_eq!(replayed(&fixture.open(None).unwrap(), None), range(1));
 }
+
+#[test]
+fn an_applied_position_in_a_segment_that_a_power_cut_took_is_no_damage() {
+    for left in [None, Some(0), Some(10), Some(SEGMENT_HEADER_LEN)] {
+        let fixture = Fixture::new();
+        let journal = fixture.open(None).unwrap();
+        append(&journal, 1, b"data").unwrap();
+        journal.sync().unwrap();
+        journal.roll_if_over(&mut journal.writer(), 1).unwrap();
+        // RocksDB has everything, and knows the journal's end in a segment never synced.
+        let applied = Some(journal.writer().position());
+        drop(journal);
+        match left {
+            Some(len) => fixture.file(2).set_len(len).unwrap(),
+            None => std::fs::remove_file(&fixture.files()[1]).unwrap(),
+        }
+        for n in 2..5 {
+            let journal = fixture.open(applied).unwrap();
+            assert_eq!(replayed(&journal, applied), (2..n).collect::<Vec<_>>());
+            append(&journal, n, b"").unwrap();
+        }
+    }
+}
