@@ -352,13 +352,14 @@ impl fuser::Filesystem for Adapter {
         };
         let news = Arc::clone(&self.parts.news);
         let finish = move |written, reply| write.finish(&news, written, reply);
-        let waiting = if write.is_sync {
-            // It waits for the disk.
-            Some((self.server.begin(&call), reply))
-        } else {
-            let run = |fs: &Filesystem, caller: &Caller| write.run(fs, caller, data);
-            self.server.serve_borrowed(call, reply, run, finish.clone())
-        };
+        if write.is_sync {
+            let data = data.to_owned();
+            let run =
+                move |fs: &Filesystem, caller: &Caller, _: &mut _| write.run(fs, caller, &data);
+            return self.server.serve_on_disk(call, reply, run, finish);
+        }
+        let run = |fs: &Filesystem, caller: &Caller| write.run(fs, caller, data);
+        let waiting = self.server.serve_borrowed(call, reply, run, finish.clone());
         if let Some((ticket, reply)) = waiting {
             let data = data.to_owned();
             let run =
@@ -394,7 +395,7 @@ impl fuser::Filesystem for Adapter {
 
     fn fsync(&self, request: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         let call = Call::new(request, Opcode::FSync, ino);
-        self.server.serve_waiting(
+        self.server.serve_on_disk(
             call,
             reply,
             move |fs, caller, _| fs.fsync(caller, call.ino),
@@ -454,7 +455,7 @@ impl fuser::Filesystem for Adapter {
 
     fn fsyncdir(&self, request: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         let call = Call::new(request, Opcode::FSyncDir, ino);
-        self.server.serve_waiting(
+        self.server.serve_on_disk(
             call,
             reply,
             move |fs, caller, _| fs.fsync(caller, call.ino),

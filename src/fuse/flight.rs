@@ -12,11 +12,20 @@ use crate::types::{Clock, Ino};
 /// Shards keep the serving threads off each other's lock.
 const SHARDS: usize = 16;
 
+/// What a request is known to wait for from the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WaitsFor {
+    Nothing,
+    /// A sync of the local disk, which may have much to write.
+    Disk,
+}
+
 /// One request under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) opcode: Opcode,
     pub(super) ino: Ino,
+    pub(super) waits_for: WaitsFor,
     /// Monotonic time at which it was read.
     pub(super) arrived: Duration,
 }
@@ -34,21 +43,24 @@ impl InFlight {
     }
 
     /// Enters a request; it leaves when the ticket is dropped.
-    pub(super) fn enter(self: &Arc<Self>, unique: u64, opcode: Opcode, ino: Ino) -> Ticket {
-        let request = Request { opcode, ino, arrived: self.clock.monotonic() };
+    pub(super) fn enter(self: &Arc<Self>, unique: u64, request: Request) -> Ticket {
         self.shard(unique).lock().insert(unique, request);
         Ticket { table: Arc::clone(self), unique, request }
     }
 
-    /// The request that waits longest, and for how long.
-    pub(super) fn oldest(&self) -> Option<(Request, Duration)> {
+    /// A request that waits longer than `patience` allows it, and for how long it has waited.
+    pub(super) fn overdue(
+        &self,
+        patience: impl Fn(WaitsFor) -> Duration,
+    ) -> Option<(Request, Duration)> {
         let now = self.clock.monotonic();
-        let oldest_of = |shard: &Mutex<HashMap<u64, Request>>| {
-            shard.lock().values().min_by_key(|request| request.arrived).copied()
+        let age = |request: &Request| now.saturating_sub(request.arrived);
+        let overdue_of = |shard: &Mutex<HashMap<u64, Request>>| {
+            let requests = shard.lock();
+            requests.values().find(|request| age(request) > patience(request.waits_for)).copied()
         };
-        let oldest =
-            self.shards.iter().filter_map(oldest_of).min_by_key(|request| request.arrived)?;
-        Some((oldest, now.saturating_sub(oldest.arrived)))
+        let request = self.shards.iter().find_map(overdue_of)?;
+        Some((request, age(&request)))
     }
 
     /// Requests under way.
@@ -81,20 +93,30 @@ mod tests {
     use super::*;
     use crate::types::ManualClock;
 
+    fn request(opcode: Opcode, waits_for: WaitsFor, clock: &ManualClock) -> Request {
+        Request { opcode, ino: Ino(7), waits_for, arrived: clock.monotonic() }
+    }
+
     #[test]
-    fn the_oldest_request_is_known_until_it_is_answered() {
+    fn a_request_is_overdue_by_what_it_waits_for_until_it_is_answered() {
         let clock = Arc::new(ManualClock::default());
         let table = InFlight::new(clock.clone());
-        assert!(table.oldest().is_none());
-        let first = table.enter(2, Opcode::Read, Ino(7));
+        let patience = |waits_for| match waits_for {
+            WaitsFor::Nothing => Duration::from_secs(2),
+            WaitsFor::Disk => Duration::from_secs(20),
+        };
+        let sync = table.enter(2, request(Opcode::FSync, WaitsFor::Disk, &clock));
+        let read = table.enter(4, request(Opcode::Read, WaitsFor::Nothing, &clock));
+        assert!(table.overdue(patience).is_none());
         clock.advance(Duration::from_secs(3));
-        let second = table.enter(4, Opcode::Write, Ino(8));
-        let (request, age) = table.oldest().unwrap();
-        assert_eq!((request.opcode, request.ino, age.as_secs()), (Opcode::Read, Ino(7), 3));
-        drop(first);
-        assert_eq!(table.oldest().unwrap().0.opcode, Opcode::Write);
+        let (request, age) = table.overdue(patience).unwrap();
+        assert_eq!((request.opcode, age.as_secs()), (Opcode::Read, 3));
+        drop(read);
+        assert!(table.overdue(patience).is_none(), "a sync may take longer");
         assert_eq!(table.len(), 1);
-        drop(second);
+        clock.advance(Duration::from_secs(30));
+        assert!(table.overdue(patience).is_some());
+        drop(sync);
         assert_eq!(table.len(), 0);
     }
 }

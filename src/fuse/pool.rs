@@ -1,4 +1,4 @@
-//! Threads that wait for the store, so that those that read requests never do (PLAN.md, D6).
+//! Threads that wait, so that those that read requests never do.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,6 +21,7 @@ pub(super) struct Pool {
 }
 
 struct Shared {
+    name: &'static str,
     threads_max: usize,
     queue_max: usize,
     state: Mutex<State>,
@@ -29,7 +30,7 @@ struct Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool").field("threads_max", &self.threads_max).finish_non_exhaustive()
+        f.debug_struct(self.name).field("threads_max", &self.threads_max).finish_non_exhaustive()
     }
 }
 
@@ -43,8 +44,9 @@ struct State {
 }
 
 impl Pool {
-    pub(super) fn new(threads_max: usize, queue_max: usize) -> Pool {
+    pub(super) fn new(name: &'static str, threads_max: usize, queue_max: usize) -> Pool {
         let shared = Shared {
+            name,
             threads_max: threads_max.max(1),
             queue_max,
             state: Mutex::default(),
@@ -62,7 +64,7 @@ impl Pool {
         }
         if state.idle <= state.queue.len() && state.running < self.shared.threads_max {
             let shared = Arc::clone(&self.shared);
-            let builder = thread::Builder::new().name("dormouse-wait".to_owned());
+            let builder = thread::Builder::new().name(shared.name.to_owned());
             match builder.spawn(move || shared.work()) {
                 Ok(thread) => {
                     state.threads.retain(|thread| !thread.is_finished());
@@ -128,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_gives_the_job_back() {
-        let pool = Pool::new(1, 1);
+        let pool = Pool::new("test", 1, 1);
         let (release, gate) = mpsc::channel::<()>();
         let (started, has_started) = mpsc::channel();
         let first = Box::new(move || {
@@ -146,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_panicking_job_does_not_cost_the_next_one_its_thread() {
-        let pool = Pool::new(1, 8);
+        let pool = Pool::new("test", 1, 8);
         let done = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&done);
         assert!(pool.submit(Box::new(|| panic!("expected by this test"))).is_ok());
@@ -163,7 +165,7 @@ mod tests {
 
     #[test]
     fn jobs_that_wait_run_beside_each_other() {
-        let pool = Pool::new(8, 8);
+        let pool = Pool::new("test", 8, 8);
         let barrier = Arc::new(std::sync::Barrier::new(8));
         for _ in 0..8 {
             let barrier = Arc::clone(&barrier);
@@ -180,7 +182,7 @@ mod tests {
                 self.0.send(()).unwrap();
             }
         }
-        let pool = Pool::new(1, 8);
+        let pool = Pool::new("test", 1, 8);
         let (release, gate) = mpsc::channel::<()>();
         let (started, has_started) = mpsc::channel();
         let first = Box::new(move || {

@@ -7,14 +7,17 @@ use std::time::Duration;
 use fuser::{Errno, INodeNo, Request};
 
 use super::count::Opcode;
-use super::flight::Ticket;
+use super::flight::{Request as InFlightRequest, Ticket, WaitsFor};
 use super::mount::Parts;
 use super::options::MountOptions;
-use super::pool::Pool;
+use super::pool::{Job, Pool};
 use super::reply::{Answer, errno};
 use crate::chunks::Fetch;
 use crate::fs::{Caller, Filesystem, FsError};
 use crate::types::Ino;
+
+/// Threads that wait for the local disk: as many callers as may share one sync.
+const DISK_THREADS_MAX: usize = 32;
 
 /// Tries of a waiting operation whose content was evicted again between fetch and use.
 const WAITING_TRIES_MAX: u32 = 16;
@@ -57,19 +60,31 @@ impl Call {
 pub(super) struct Server {
     fs: Arc<Filesystem>,
     parts: Parts,
-    pool: Arc<Pool>,
+    pools: Arc<Pools>,
     deadline: Duration,
+}
+
+/// Those that wait for the disk do not wait behind those that wait for the store.
+#[derive(Debug)]
+struct Pools {
+    disk: Pool,
+    store: Pool,
 }
 
 impl Server {
     pub(super) fn new(fs: Arc<Filesystem>, options: &MountOptions, parts: Parts) -> Server {
-        let pool = Pool::new(options.waiting_threads_max, options.waiting_requests_max);
-        Server { fs, parts, pool: Arc::new(pool), deadline: options.deadline }
+        let queue_max = options.waiting_requests_max;
+        let pools = Pools {
+            disk: Pool::new("dormouse-disk", DISK_THREADS_MAX, queue_max),
+            store: Pool::new("dormouse-store", options.waiting_threads_max, queue_max),
+        };
+        Server { fs, parts, pools: Arc::new(pools), deadline: options.deadline }
     }
 
     /// Waits for the operations that wait, and answers those that did not begin.
     pub(super) fn close(&self) {
-        self.pool.close();
+        self.pools.disk.close();
+        self.pools.store.close();
     }
 
     /// Counts a request that is answered without the filesystem.
@@ -95,31 +110,28 @@ impl Server {
         run: impl Fn(&Filesystem, &Caller, &mut A) -> Result<T, FsError> + Send + 'static,
         finish: impl FnOnce(T, A) + Send + 'static,
     ) {
-        let ticket = self.begin(&call);
-        self.guarded(call, move || {
-            let mut answer = answer;
-            match run(&self.fs, &call.caller(Fetch::LocalOnly), &mut answer) {
-                Ok(value) => finish(value, answer),
-                Err(FsError::NotLocal(_)) => self.hand_over(call, ticket, answer, run, finish),
-                Err(error) => fail(call, answer, &error),
-            }
-        });
+        let ticket = self.begin(&call, WaitsFor::Nothing);
+        self.guarded(call, || self.run_local(call, ticket, answer, run, finish));
     }
 
-    /// Runs `run` on a thread that may wait: for operations that wait for the local disk.
-    pub(super) fn serve_waiting<A: Answer, T>(
+    /// Like `serve`, on a thread that may wait for the local disk: for what ends in a sync.
+    pub(super) fn serve_on_disk<A: Answer, T>(
         &self,
         call: Call,
         answer: A,
         run: impl Fn(&Filesystem, &Caller, &mut A) -> Result<T, FsError> + Send + 'static,
         finish: impl FnOnce(T, A) + Send + 'static,
     ) {
-        let ticket = self.begin(&call);
-        self.hand_over(call, ticket, answer, run, finish);
+        let ticket = self.begin(&call, WaitsFor::Disk);
+        let server = self.clone();
+        let job = Box::new(move || {
+            server.guarded(call, || server.run_local(call, ticket, answer, run, finish));
+        });
+        self.submit(&self.pools.disk, call, job);
     }
 
     /// The first half of `serve`, for an operation whose arguments are borrowed from the
-    /// request: `local` runs now; `None` comes back with the ticket that `hand_over` takes.
+    /// request: `local` runs now. If it must wait, what `hand_over` takes comes back.
     pub(super) fn serve_borrowed<A: Answer, T>(
         &self,
         call: Call,
@@ -127,7 +139,7 @@ impl Server {
         local: impl FnOnce(&Filesystem, &Caller) -> Result<T, FsError>,
         finish: impl FnOnce(T, A),
     ) -> Option<(Ticket, A)> {
-        let ticket = self.begin(&call);
+        let ticket = self.begin(&call, WaitsFor::Nothing);
         let mut waiting = None;
         self.guarded(call, || match local(&self.fs, &call.caller(Fetch::LocalOnly)) {
             Ok(value) => finish(value, answer),
@@ -137,7 +149,8 @@ impl Server {
         waiting
     }
 
-    /// Queues an operation for the threads that may wait; `EIO` at once if the queue is full.
+    /// Queues an operation for the threads that may wait for the store; `EIO` at once if the
+    /// queue is full.
     pub(super) fn hand_over<A: Answer, T>(
         &self,
         call: Call,
@@ -148,24 +161,41 @@ impl Server {
     ) {
         let server = self.clone();
         let job = Box::new(move || {
-            let answer = answer;
-            let started = ticket;
-            server.guarded(call, || server.run_waiting(call, &started, answer, run, finish));
+            server.guarded(call, || server.run_waiting(call, ticket, answer, run, finish));
         });
-        if self.pool.submit(job).is_err() {
+        self.submit(&self.pools.store, call, job);
+    }
+
+    fn submit(&self, pool: &Pool, call: Call, job: Job) {
+        if pool.submit(job).is_err() {
             // Dropping the job answered the request.
             tracing::error!(
                 opcode = %call.opcode,
                 ino = %call.ino,
-                "too many requests wait for the store: answered with EIO"
+                "too many requests wait: answered with EIO"
             );
+        }
+    }
+
+    fn run_local<A: Answer, T>(
+        &self,
+        call: Call,
+        ticket: Ticket,
+        mut answer: A,
+        run: impl Fn(&Filesystem, &Caller, &mut A) -> Result<T, FsError> + Send + 'static,
+        finish: impl FnOnce(T, A) + Send + 'static,
+    ) {
+        match run(&self.fs, &call.caller(Fetch::LocalOnly), &mut answer) {
+            Ok(value) => finish(value, answer),
+            Err(FsError::NotLocal(_)) => self.hand_over(call, ticket, answer, run, finish),
+            Err(error) => fail(call, answer, &error),
         }
     }
 
     fn run_waiting<A: Answer, T>(
         &self,
         call: Call,
-        ticket: &Ticket,
+        ticket: Ticket,
         mut answer: A,
         run: impl Fn(&Filesystem, &Caller, &mut A) -> Result<T, FsError>,
         finish: impl FnOnce(T, A),
@@ -189,9 +219,11 @@ impl Server {
     }
 
     /// Counts a request and enters it into the table.
-    pub(super) fn begin(&self, call: &Call) -> Ticket {
+    fn begin(&self, call: &Call, waits_for: WaitsFor) -> Ticket {
         self.parts.counters.add(call.opcode);
-        self.parts.in_flight.enter(call.unique, call.opcode, call.ino)
+        let arrived = self.parts.clock.monotonic();
+        let request = InFlightRequest { opcode: call.opcode, ino: call.ino, waits_for, arrived };
+        self.parts.in_flight.enter(call.unique, request)
     }
 
     /// Runs `work`; a panic drops the answer in it, which sends `EIO`, and is logged.
@@ -217,3 +249,6 @@ fn log_panic(opcode: Opcode, ino: Ino, panic: &(dyn std::any::Any + Send)) {
         .unwrap_or("unknown");
     tracing::error!(%opcode, %ino, text, "a handler panicked: answered with EIO");
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,11 +9,14 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::flight::InFlight;
+use super::flight::{InFlight, WaitsFor};
 use super::helper;
 
 /// Times the deadline that a request may wait before the connection is aborted.
 const DEADLINES_MAX: u32 = 2;
+
+/// The same for a sync of the local disk, which may have gigabytes to write on a slow one.
+const DISK_DEADLINES_MAX: u32 = 20;
 
 /// Ends the connection behind a mount: everybody inside gets `ENOTCONN` or `ECONNABORTED`.
 #[derive(Debug, Clone)]
@@ -75,14 +78,15 @@ fn watch(
     deadline: Duration,
     stop: &(Mutex<bool>, Condvar),
 ) {
-    let patience = deadline * DEADLINES_MAX;
+    let patience = |waits_for| match waits_for {
+        WaitsFor::Nothing => deadline * DEADLINES_MAX,
+        WaitsFor::Disk => deadline * DISK_DEADLINES_MAX,
+    };
     let pause = (deadline / 4).clamp(Duration::from_millis(50), Duration::from_secs(5));
     let mut stopped = stop.0.lock();
     while !*stopped {
         stop.1.wait_for(&mut stopped, pause);
-        let Some((request, age)) = in_flight.oldest().filter(|(_, age)| *age > patience) else {
-            continue;
-        };
+        let Some((request, age)) = in_flight.overdue(patience) else { continue };
         // Stopping must not wait for the abort.
         drop(stopped);
         tracing::error!(

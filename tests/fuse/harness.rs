@@ -41,7 +41,8 @@ impl Stack {
         let local = Arc::new(Local::open(&cache, &LocalOptions::default(), clock()).unwrap());
         let remote = Remote::from_store(store, &RemoteOptions::default(), clock()).unwrap();
         let keys = HashKeys::new(&[7; 32]);
-        let options = ChunkOptions::default();
+        // No memory cache, so that what is dropped from the disk is gone.
+        let options = ChunkOptions { memory_bytes_max: 0, ..ChunkOptions::default() };
         let chunks = Chunks::new(Arc::clone(&local), remote, keys.clone(), options, clock());
         let base = Base { tree: Tree::empty(Arc::clone(&chunks)), next_ino: Ino(2) };
         let counters = Counters { inodes: 0, bytes: 0 };
@@ -81,7 +82,7 @@ impl Drop for Stack {
 pub struct Mount {
     // In this order: the mount ends before what it serves.
     mounted: Mounted,
-    pub stack: Stack,
+    _stack: Stack,
 }
 
 impl Mount {
@@ -98,7 +99,7 @@ impl Mount {
         let mut options = MountOptions::new(stack.mountpoint(), "test");
         change(&mut options);
         let mounted = stack.mount(&options).unwrap();
-        Mount { mounted, stack }
+        Mount { mounted, _stack: stack }
     }
 
     pub fn path(&self) -> &Path {

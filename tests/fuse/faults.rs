@@ -1,0 +1,158 @@
+//! A store that is slow or silent: what must wait ends in time, what is local does not wait.
+
+use std::process::Child;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dormouse::chunks::Fetch;
+use dormouse::format::{Extent, Source};
+use dormouse::fs::{At, Caller, PIECE_LEN, SettledRegion, Stale};
+use dormouse::fuse::{self, MountOptions, Opcode};
+use dormouse::remote::{Fault, FaultStore, MemoryStore, Op, When};
+use dormouse::types::{Clock, Ino, ManualClock, Name, SystemClock};
+
+use crate::harness::{Mount, Stack};
+
+/// A filesystem whose files `remote-0`... have their content in the store only.
+fn stack_with_remote_files(count: usize) -> (Stack, Arc<FaultStore>) {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let store = FaultStore::new(Arc::new(MemoryStore::new(Arc::clone(&clock))), 1);
+    let stack = Stack::over(store.clone(), clock);
+    let caller = Caller::root(Fetch::Until(Duration::from_secs(60)));
+    for n in 0..count {
+        let name = Name::new(format!("remote-{n}").as_bytes()).unwrap();
+        let at = At { directory: Ino::ROOT, name: &name };
+        let entry = stack.fs.create(&caller, at, 0o644, true).unwrap();
+        stack.fs.forget(entry.ino, 1);
+        let text = format!("content {n}").into_bytes();
+        stack.fs.write(&caller, entry.ino, 0, &text, false).unwrap();
+        settle(&stack, entry.ino, &text);
+    }
+    stack.local.evict_all().unwrap();
+    (stack, store)
+}
+
+/// Moves a small file's bytes into the store, as the workspace does in the background.
+fn settle(stack: &Stack, ino: Ino, text: &[u8]) {
+    let fetch = Fetch::LocalOnly;
+    let id = stack.chunks.add_chunk(text).unwrap();
+    stack.chunks.flush().unwrap();
+    let slot = stack.chunks.slot_of(&id).unwrap();
+    let source = Source::Chunk { id, within: 0, slot };
+    let region = SettledRegion {
+        from: 0,
+        to: PIECE_LEN,
+        captured: stack.fs.extents(ino, 0..PIECE_LEN, fetch).unwrap(),
+        sealed: vec![(0, Extent { len: text.len() as u64, source })],
+    };
+    assert_eq!(stack.fs.commit_settled(ino, &[region], Stale::Skip, fetch).unwrap(), 1);
+}
+
+#[test]
+fn what_is_in_the_store_is_fetched_by_the_threads_that_may_wait() {
+    let (stack, _store) = stack_with_remote_files(3);
+    let mount = Mount::of(stack, |_| {});
+    assert_eq!(mount.sh("cat remote-1"), "content 1");
+    assert_eq!(mount.counts().waited, 1);
+    assert_eq!(mount.cost("cat remote-1").of(Opcode::Read), 0, "now the kernel has it");
+}
+
+#[test]
+fn a_silent_store_gives_an_error_in_time_and_local_work_goes_on() {
+    let (stack, store) = stack_with_remote_files(40);
+    store.inject(When::every(Op::Get, ""), Fault::Hang);
+    let deadline = Duration::from_secs(6);
+    let mount = Mount::of(stack, |options| {
+        options.deadline = deadline;
+        options.waiting_threads_max = 4;
+    });
+    let clock = SystemClock::new();
+    // Ten times as many as may wait at once.
+    let readers: Vec<Child> =
+        (0..40).map(|n| mount.shell(&format!("exec cat remote-{n}")).spawn().unwrap()).collect();
+    let local = mount.sh("for i in 1 2 3 4 5; do echo $i > local; cat local; done; sync local");
+    assert_eq!(local, "1\n2\n3\n4\n5\n");
+    assert!(clock.monotonic() < deadline, "local work waited: {:?}", clock.monotonic());
+    assert!(mount.mounted().requests_in_flight() > 0, "the readers wait");
+    for reader in readers {
+        let output = reader.wait_with_output().unwrap();
+        assert!(!output.status.success());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains("Input/output error"), "{text}");
+    }
+    let waited = clock.monotonic();
+    assert!(waited < deadline * 3, "{waited:?}");
+    assert!(mount.counts().late > 0 || mount.counts().waited >= 4, "{}", mount.counts());
+    assert_eq!(mount.mounted().requests_in_flight(), 0);
+    store.heal();
+    assert_eq!(mount.sh("cat remote-7"), "content 7", "the error is not remembered");
+}
+
+#[test]
+fn a_killed_reader_of_a_silent_store_does_not_stay() {
+    let (stack, store) = stack_with_remote_files(1);
+    store.inject(When::every(Op::Get, ""), Fault::Hang);
+    let mount = Mount::of(stack, |options| options.deadline = Duration::from_secs(2));
+    // `timeout` sends a signal that nobody can ignore, then waits for the reader to be gone.
+    let clock = SystemClock::new();
+    let output = mount.shell("timeout -s KILL 0.2 cat remote-0").output().unwrap();
+    assert!(!output.status.success());
+    while mount.mounted().requests_in_flight() > 0 {
+        assert!(clock.monotonic() < Duration::from_secs(20), "a request is never answered");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn more_waiting_requests_than_there_is_room_for_are_answered_at_once() {
+    let (stack, store) = stack_with_remote_files(12);
+    store.inject(When::every(Op::Get, ""), Fault::Hang);
+    let mount = Mount::of(stack, |options| {
+        options.deadline = Duration::from_secs(20);
+        options.waiting_threads_max = 1;
+        options.waiting_requests_max = 2;
+    });
+    let clock = SystemClock::new();
+    let waiting = mount.py(r#"
+readers = [subprocess.Popen(["cat", f"remote-{n}"], stderr=subprocess.PIPE) for n in range(12)]
+time.sleep(2)
+print(sum(1 for r in readers if r.poll() is None), flush=True)
+for r in readers: r.kill()
+os._exit(0)
+"#);
+    let waiting: usize = waiting.trim().parse().unwrap();
+    assert!((1..=3).contains(&waiting), "{waiting} still wait");
+    assert!(clock.monotonic() < Duration::from_secs(15));
+    store.heal();
+}
+
+#[test]
+fn a_mount_that_does_not_answer_is_aborted() {
+    let (stack, store) = stack_with_remote_files(1);
+    store.inject(When::every(Op::Get, ""), Fault::Hang);
+    // The mount's clock stands still until it leaps; the store's wait goes by the real one.
+    let clock = Arc::new(ManualClock::default());
+    clock.advance(Duration::from_secs(30));
+    let mut options = MountOptions::new(stack.mountpoint(), "test");
+    options.deadline = Duration::from_secs(4);
+    let mounted = fuse::mount(Arc::clone(&stack.fs), &options, clock.clone()).unwrap();
+    let mountpoint = mounted.mountpoint().to_owned();
+    let child = std::process::Command::new("timeout")
+        .args(["60", "cat"])
+        .arg(mountpoint.join("remote-0"))
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    while mounted.requests_in_flight() == 0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    clock.advance(options.deadline * 3);
+    let output = child.wait_with_output().unwrap();
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let is_abort = ["not connected", "connection abort"].iter().any(|part| text.contains(part));
+    assert!(is_abort, "{text}");
+    store.heal();
+    mounted.wait();
+    mounted.unmount(false).unwrap();
+}
