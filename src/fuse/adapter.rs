@@ -1,5 +1,9 @@
 //! Each FUSE request as one call of `fs`. No decisions here but those the protocol asks for.
 
+mod attributes;
+mod content;
+mod names;
+
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -8,23 +12,23 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Generation, INodeNo, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::convert;
+use super::convert::{self, COPY_BYTES_MAX};
 use super::count::Opcode;
 use super::init;
 use super::list;
 use super::mount::Parts;
 use super::options::MountOptions;
 use super::prime::Prime;
-use super::reply::{FOREVER, absent, file_attr};
+use super::reply::{FOREVER, file_attr};
 use super::serve::{Call, Server};
 use super::write::Write;
-use crate::fs::{At, Caller, Entry, Filesystem, FsError, SetAttr};
+use crate::fs::{At, CopyRange, Entry, Filesystem, FsError, SetAttr};
 use crate::types::{Ino, Name, NameError};
 
 /// Inode numbers are never used twice, so all are of the first generation.
@@ -49,20 +53,31 @@ impl Adapter {
         self.server.count(opcode);
         Errno::ENOSYS
     }
+}
 
-    /// An operation on extended attributes, if there are any.
-    fn without_xattr(&self, opcode: Opcode) -> Option<Errno> {
-        (!self.options.xattr).then(|| self.unwanted(opcode))
+/// A name in a directory, not yet found to be one.
+#[derive(Debug)]
+struct Place {
+    directory: Ino,
+    name: Result<Name, NameError>,
+}
+
+impl Place {
+    fn new(directory: INodeNo, name: &OsStr) -> Place {
+        Place { directory: Ino(directory.0), name: Name::new(name.as_bytes()) }
+    }
+
+    /// The place, or the error that the request is answered with.
+    fn at(&self) -> Result<At<'_>, FsError> {
+        match &self.name {
+            Ok(name) => Ok(At { directory: self.directory, name }),
+            Err(error) => Err((*error).into()),
+        }
     }
 }
 
-fn name(bytes: &OsStr) -> Result<Name, NameError> {
-    Name::new(bytes.as_bytes())
-}
-
-/// The name, or the error that the request is answered with.
-fn checked(name: &Result<Name, NameError>) -> Result<&Name, FsError> {
-    name.as_ref().map_err(|error| (*error).into())
+fn done((): (), reply: ReplyEmpty) {
+    reply.ok();
 }
 
 fn send_entry(entry: Entry, reply: ReplyEntry) {
@@ -85,21 +100,7 @@ impl fuser::Filesystem for Adapter {
             self.server.count(call.opcode);
             return reply.entry(&Duration::ZERO, &attr, GENERATION);
         }
-        let child = name(child);
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| match fs.lookup(caller, call.ino, checked(&child)?) {
-                Ok(entry) => Ok(Some(entry)),
-                Err(FsError::NotFound) => Ok(None),
-                Err(error) => Err(error),
-            },
-            |entry, reply| match entry {
-                Some(entry) => send_entry(entry, reply),
-                // Inode 0 tells the kernel to remember that there is no such name.
-                None => reply.entry(&FOREVER, &absent(), GENERATION),
-            },
-        );
+        self.look_up(call, Place::new(parent, child), reply);
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
@@ -181,14 +182,11 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let call = Call::new(request, Opcode::MkNod, parent).umask(umask);
-        let (child, node) = (name(child), convert::new_node(mode, rdev));
+        let (place, node) = (Place::new(parent, child), convert::new_node(mode, rdev));
         self.server.serve(
             call,
             reply,
-            move |fs, caller, _| {
-                let at = At { directory: call.ino, name: checked(&child)? };
-                fs.mknod(caller, at, node.ok_or(FsError::Invalid)?)
-            },
+            move |fs, caller, _| fs.mknod(caller, place.at()?, node.ok_or(FsError::Invalid)?),
             send_entry,
         );
     }
@@ -203,42 +201,25 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let call = Call::new(request, Opcode::MkDir, parent).umask(umask);
-        let child = name(child);
+        let place = Place::new(parent, child);
         self.server.serve(
             call,
             reply,
-            move |fs, caller, _| {
-                let at = At { directory: call.ino, name: checked(&child)? };
-                fs.mkdir(caller, at, mode & 0o7777)
-            },
+            move |fs, caller, _| fs.mkdir(caller, place.at()?, mode & 0o7777),
             send_entry,
         );
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEmpty) {
         let call = Call::new(request, Opcode::Unlink, parent);
-        let child = name(child);
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| {
-                fs.unlink(caller, At { directory: call.ino, name: checked(&child)? })
-            },
-            |(), reply| reply.ok(),
-        );
+        let place = Place::new(parent, child);
+        self.server.serve(call, reply, move |fs, caller, _| fs.unlink(caller, place.at()?), done);
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEmpty) {
         let call = Call::new(request, Opcode::RmDir, parent);
-        let child = name(child);
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| {
-                fs.rmdir(caller, At { directory: call.ino, name: checked(&child)? })
-            },
-            |(), reply| reply.ok(),
-        );
+        let place = Place::new(parent, child);
+        self.server.serve(call, reply, move |fs, caller, _| fs.rmdir(caller, place.at()?), done);
     }
 
     fn symlink(
@@ -250,14 +231,12 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let call = Call::new(request, Opcode::SymLink, parent);
-        let (child, target) = (name(child), target.as_os_str().as_bytes().to_owned());
+        let place = Place::new(parent, child);
+        let target = target.as_os_str().as_bytes().to_owned();
         self.server.serve(
             call,
             reply,
-            move |fs, caller, _| {
-                let at = At { directory: call.ino, name: checked(&child)? };
-                fs.symlink(caller, at, &target)
-            },
+            move |fs, caller, _| fs.symlink(caller, place.at()?, &target),
             send_entry,
         );
     }
@@ -273,17 +252,8 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let call = Call::new(request, Opcode::Rename, parent);
-        let (from, to, mode) = (name(child), name(to_child), convert::rename_mode(flags));
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| {
-                let from = At { directory: call.ino, name: checked(&from)? };
-                let to = At { directory: Ino(to_parent.0), name: checked(&to)? };
-                fs.rename(caller, from, to, mode.ok_or(FsError::Invalid)?)
-            },
-            |(), reply| reply.ok(),
-        );
+        let (from, to) = (Place::new(parent, child), Place::new(to_parent, to_child));
+        self.move_entry(call, (from, to), flags, reply);
     }
 
     fn link(
@@ -295,14 +265,11 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let call = Call::new(request, Opcode::Link, ino);
-        let child = name(child);
+        let place = Place::new(parent, child);
         self.server.serve(
             call,
             reply,
-            move |fs, caller, _| {
-                let at = At { directory: Ino(parent.0), name: checked(&child)? };
-                fs.link(caller, call.ino, at)
-            },
+            move |fs, caller, _| fs.link(caller, call.ino, place.at()?),
             send_entry,
         );
     }
@@ -350,22 +317,7 @@ impl fuser::Filesystem for Adapter {
             kill_priv: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             is_sync: flags.0 & libc::O_DSYNC != 0,
         };
-        let news = Arc::clone(&self.parts.news);
-        let finish = move |written, reply| write.finish(&news, written, reply);
-        if write.is_sync {
-            let data = data.to_owned();
-            let run =
-                move |fs: &Filesystem, caller: &Caller, _: &mut _| write.run(fs, caller, &data);
-            return self.server.serve_on_disk(call, reply, run, finish);
-        }
-        let run = |fs: &Filesystem, caller: &Caller| write.run(fs, caller, data);
-        let waiting = self.server.serve_borrowed(call, reply, run, finish.clone());
-        if let Some((ticket, reply)) = waiting {
-            let data = data.to_owned();
-            let run =
-                move |fs: &Filesystem, caller: &Caller, _: &mut _| write.run(fs, caller, &data);
-            self.server.hand_over(call, ticket, reply, run, finish);
-        }
+        write.serve(&self.server, &self.parts.news, call, (data, reply));
     }
 
     fn flush(
@@ -399,7 +351,7 @@ impl fuser::Filesystem for Adapter {
             call,
             reply,
             move |fs, caller, _| fs.fsync(caller, call.ino),
-            |(), reply| reply.ok(),
+            done,
         );
     }
 
@@ -459,7 +411,7 @@ impl fuser::Filesystem for Adapter {
             call,
             reply,
             move |fs, caller, _| fs.fsync(caller, call.ino),
-            |(), reply| reply.ok(),
+            done,
         );
     }
 
@@ -479,20 +431,7 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let call = Call::new(request, Opcode::SetXattr, ino);
-        if let Some(errno) = self.without_xattr(call.opcode) {
-            return reply.error(errno);
-        }
-        let (attribute, value) = (attribute.as_bytes().to_owned(), value.to_owned());
-        let mode = convert::xattr_mode(flags);
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| {
-                let mode = mode.ok_or(FsError::Invalid)?;
-                fs.setxattr(caller, call.ino, (&attribute, &value), mode)
-            },
-            |(), reply| reply.ok(),
-        );
+        self.set_attribute(call, (attribute.as_bytes(), value), flags, reply);
     }
 
     fn getxattr(
@@ -504,43 +443,16 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyXattr,
     ) {
         let call = Call::new(request, Opcode::GetXattr, ino);
-        if let Some(errno) = self.without_xattr(call.opcode) {
-            return reply.error(errno);
-        }
-        let attribute = attribute.as_bytes().to_owned();
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| fs.getxattr(caller, call.ino, &attribute),
-            move |value, reply| convert::send_xattr(&value, room, reply),
-        );
+        self.get_attribute(call, attribute.as_bytes(), room, reply);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, room: u32, reply: ReplyXattr) {
-        let call = Call::new(request, Opcode::ListXattr, ino);
-        if let Some(errno) = self.without_xattr(call.opcode) {
-            return reply.error(errno);
-        }
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| fs.listxattr(caller, call.ino),
-            move |names, reply| convert::send_xattr(&names, room, reply),
-        );
+        self.list_attributes(Call::new(request, Opcode::ListXattr, ino), room, reply);
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, attribute: &OsStr, reply: ReplyEmpty) {
         let call = Call::new(request, Opcode::RemoveXattr, ino);
-        if let Some(errno) = self.without_xattr(call.opcode) {
-            return reply.error(errno);
-        }
-        let attribute = attribute.as_bytes().to_owned();
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| fs.removexattr(caller, call.ino, &attribute),
-            |(), reply| reply.ok(),
-        );
+        self.remove_attribute(call, attribute.as_bytes(), reply);
     }
 
     fn create(
@@ -554,20 +466,8 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let call = Call::new(request, Opcode::Create, parent).umask(umask);
-        let (child, is_exclusive) = (name(child), flags & libc::O_EXCL != 0);
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| {
-                let at = At { directory: call.ino, name: checked(&child)? };
-                fs.create(caller, at, mode & 0o7777, is_exclusive)
-            },
-            |entry, reply| {
-                let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-                let attr = file_attr(entry.ino, &entry.attr);
-                reply.created(&FOREVER, &attr, GENERATION, FileHandle(0), flags);
-            },
-        );
+        let is_exclusive = flags & libc::O_EXCL != 0;
+        self.make_file(call, Place::new(parent, child), (mode & 0o7777, is_exclusive), reply);
     }
 
     fn fallocate(
@@ -581,16 +481,22 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let call = Call::new(request, Opcode::FAllocate, ino);
-        let mode = convert::allocate_mode(mode);
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| {
-                let mode = mode.ok_or(FsError::Unsupported)?;
-                fs.fallocate(caller, call.ino, (offset, len), mode)
-            },
-            |(), reply| reply.ok(),
-        );
+        self.allocate(call, (offset, len), mode, reply);
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        self.server.count(Opcode::Ioctl);
+        reply.error(Errno::ENOTTY);
     }
 
     fn lseek(
@@ -602,18 +508,7 @@ impl fuser::Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let call = Call::new(request, Opcode::LSeek, ino);
-        let (offset, seek) = (u64::try_from(offset), convert::seek(whence));
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| {
-                let offset = offset.map_err(|_| FsError::BeyondEnd)?;
-                let found = fs.lseek(caller, call.ino, offset, seek.ok_or(FsError::Invalid)?)?;
-                i64::try_from(found).map_err(|_| FsError::TooLarge)
-            },
-            |offset, reply| reply.offset(offset),
-        );
+        self.seek(Call::new(request, Opcode::LSeek, ino), offset, whence, reply);
     }
 
     fn copy_file_range(
@@ -629,20 +524,13 @@ impl fuser::Filesystem for Adapter {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let call = Call::new(request, Opcode::CopyFileRange, source);
-        let range = crate::fs::CopyRange {
-            source: call.ino,
+        let range = CopyRange {
+            source: Ino(source.0),
             source_offset,
             target: Ino(target.0),
             target_offset,
-            len: len.min(convert::COPY_BYTES_MAX),
+            len: len.min(COPY_BYTES_MAX),
         };
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| fs.copy_range(caller, &range),
-            // Within COPY_BYTES_MAX.
-            |copied, reply| reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
-        );
+        self.copy(Call::new(request, Opcode::CopyFileRange, source), range, reply);
     }
 }

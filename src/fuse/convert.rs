@@ -8,9 +8,8 @@ use super::reply::kind_of;
 use crate::fs::{AllocateMode, NewNode, RenameMode, Seek, SetTime, StatFs, XattrMode};
 use crate::types::Time;
 
-/// Most bytes that one request copies: the answer has 32 bits, and one that copies bytes (where
-/// it can't share extents) must end in good time. Callers go on from there.
-pub(super) const COPY_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Most bytes that one request copies: the answer has 32 bits. Callers go on from there.
+pub(super) const COPY_BYTES_MAX: u64 = 1 << 30;
 
 pub(super) fn set_time(time: TimeOrNow) -> SetTime {
     match time {

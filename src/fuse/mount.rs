@@ -123,7 +123,7 @@ fn serve(
     let watchdog = Watchdog::start(Arc::clone(&parts.in_flight), aborter, options.deadline)
         .map_err(|error| FuseError::io("starting the watchdog", error))?;
     if let Err(error) = helper::open_once(mountpoint, &mountpoint.join(parts.prime.name())) {
-        tracing::warn!(%error, "the first open failed: files cost more requests until one is opened");
+        tracing::warn!(%error, "the first open failed: files cost more until one is opened");
     }
     parts.prime.hide();
     tracing::info!(mountpoint = %mountpoint.display(), connection = mount.minor, "mounted");

@@ -169,7 +169,10 @@ mod tests {
         let barrier = Arc::new(std::sync::Barrier::new(8));
         for _ in 0..8 {
             let barrier = Arc::clone(&barrier);
-            assert!(pool.submit(Box::new(move || drop(barrier.wait()))).is_ok());
+            let job = Box::new(move || {
+                barrier.wait();
+            });
+            assert!(pool.submit(job).is_ok());
         }
         pool.close();
     }

@@ -1,8 +1,11 @@
 //! WRITE: the one request whose argument is too large to copy before it is known to wait.
 
+use std::sync::Arc;
+
 use fuser::ReplyWrite;
 
 use super::news::News;
+use super::serve::{Call, Server};
 use crate::fs::{Caller, Filesystem, FsError};
 use crate::types::Ino;
 
@@ -28,12 +31,30 @@ pub(super) struct Written {
 }
 
 impl Write {
-    pub(super) fn run(
-        &self,
-        fs: &Filesystem,
-        caller: &Caller,
-        data: &[u8],
-    ) -> Result<Written, FsError> {
+    /// Serves the write: its bytes are copied only if it must wait.
+    pub(super) fn serve(
+        self,
+        server: &Server,
+        news: &Arc<News>,
+        call: Call,
+        (data, reply): (&[u8], ReplyWrite),
+    ) {
+        let news = Arc::clone(news);
+        let finish = move |written, reply| self.finish(&news, written, reply);
+        let copied = || {
+            let data = data.to_owned();
+            move |fs: &Filesystem, caller: &Caller, _: &mut ReplyWrite| self.run(fs, caller, &data)
+        };
+        if self.is_sync {
+            return server.serve_on_disk(call, reply, copied(), finish);
+        }
+        let run = |fs: &Filesystem, caller: &Caller| self.run(fs, caller, data);
+        if let Some((ticket, reply)) = server.serve_borrowed(call, reply, run, finish.clone()) {
+            server.hand_over(call, ticket, reply, copied(), finish);
+        }
+    }
+
+    fn run(&self, fs: &Filesystem, caller: &Caller, data: &[u8]) -> Result<Written, FsError> {
         let has_taken_privileges =
             self.kill_priv && fs.getattr(caller, self.ino)?.mode & PRIVILEGES != 0;
         let bytes = fs.write(caller, self.ino, self.offset, data, self.kill_priv)?;
@@ -44,7 +65,7 @@ impl Write {
     }
 
     /// Answers. The kernel asks for the mode to be changed but goes on believing the old one.
-    pub(super) fn finish(&self, news: &News, written: Written, reply: ReplyWrite) {
+    fn finish(&self, news: &News, written: Written, reply: ReplyWrite) {
         if written.has_taken_privileges {
             news.attributes_changed(self.ino);
         }

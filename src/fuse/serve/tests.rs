@@ -209,9 +209,9 @@ fn a_sync_does_not_wait_behind_the_store() {
         probe,
         move |_, caller, _| match caller.fetch {
             Fetch::LocalOnly => Err(missing()),
-            Fetch::Until(_) => Ok(gate.recv().unwrap()),
+            Fetch::Until(_) => gate.recv().map(|()| 1).map_err(|_| FsError::TimedOut),
         },
-        |(), probe| probe.send(1),
+        |value, probe| probe.send(value),
     );
     let (probe, sync) = Probe::new();
     bench.server.serve_on_disk(call(4), probe, |_, _, _| Ok(2), |value, probe| probe.send(value));
