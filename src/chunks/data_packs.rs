@@ -27,6 +27,9 @@ use super::fetch::Below;
 /// Locations kept in memory beside those on the local disk (some 140 bytes each).
 const RECENT_LOCATIONS: NonZeroUsize = NonZeroUsize::new(64 * 1024).expect("not zero");
 
+/// How often a flush that waits asks whether it should go on.
+const GO_ON_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Bounds of the packs under way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PackLimits {
@@ -252,7 +255,11 @@ impl DataPacks {
 
     /// Closes the open pack and waits until every pack closed so far is acknowledged. On a
     /// failure everything stays pending, and the next flush tries again at once.
-    pub(super) fn flush(&self) -> Result<Vec<Durable<PackId>>, ChunkError> {
+    /// Asks `go_on` now and then, and gives up with `Closed` when it says no.
+    pub(super) fn flush(
+        &self,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Vec<Durable<PackId>>, ChunkError> {
         let mut state = self.state.lock();
         self.close_open(&mut state);
         state.round += 1;
@@ -266,10 +273,10 @@ impl DataPacks {
             if let Some(cause) = state.failed_since(round, end) {
                 break Err(ChunkError::Unavailable(cause));
             }
-            if state.stopping {
+            if state.stopping || !go_on() {
                 break Err(ChunkError::Closed);
             }
-            self.changed.wait(&mut state);
+            self.changed.wait_for(&mut state, GO_ON_INTERVAL);
         };
         state.flushes_waiting -= 1;
         result

@@ -191,10 +191,19 @@ impl Chunks {
     /// since the last flush that succeeded. On error everything stays pending; the next flush
     /// tries again at once. Without anything pending it makes no request.
     pub fn flush(&self) -> Result<Vec<Durable<PackId>>, ChunkError> {
+        self.flush_while(&|| true)
+    }
+
+    /// As [`Chunks::flush`], but gives up with [`ChunkError::Closed`] soon after `go_on` says no.
+    /// Everything stays pending then, too. `go_on` calls nothing of this layer.
+    pub fn flush_while(
+        &self,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Vec<Durable<PackId>>, ChunkError> {
         if self.packs.waiting_bytes() > 0 {
             self.uploaders.start()?;
         }
-        self.packs.flush()
+        self.packs.flush(go_on)
     }
 
     /// Where a chunk is in the store: only a place that the store acknowledged, or from which it

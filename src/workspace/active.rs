@@ -23,8 +23,8 @@ use super::{Progress, Receipt, ResumeOptions, WorkspaceError};
 /// Uploads below this are all latency, and say nothing about the rate.
 const RATE_BYTES_MIN: u64 = 1 << 20;
 
-/// The parts. Lock order: `sealing`, `settling`, `mount`, `tally`; the lower layers' locks come
-/// after all of them.
+/// The parts. Lock order: `sealing`, `settling`, `swapping`, `mount`, `tally`; the lower layers'
+/// locks come after all of them.
 #[derive(Debug)]
 pub struct Active {
     pub options: ResumeOptions,
@@ -38,10 +38,12 @@ pub struct Active {
     pub namespace: Arc<Namespace>,
     pub fs: Arc<Filesystem>,
     pub progress: Arc<Progress>,
-    /// One seal, renewal or trim at a time.
+    /// One seal at a time.
     pub sealing: Mutex<()>,
     /// Pieces on their way to the store.
     pub settling: Mutex<Settling>,
+    /// One change of the head at a time, from making the next one to knowing what became of it.
+    pub swapping: Mutex<()>,
     pub mount: Mutex<Mount>,
     pub tally: Mutex<Tally>,
     /// Hibernated or closed: nothing is sealed any more.
@@ -122,7 +124,9 @@ impl Active {
         lease(&self.options, &self.local)
     }
 
-    /// Puts `next` in the head's place, or finds out that somebody else did and fences.
+    /// Puts `next` in the head's place, also in the place of a head that an earlier swap without
+    /// an answer left there; or finds out that somebody else changed it, and fences. Under
+    /// `swapping`.
     pub fn swap_head(&self, next: &NextHead) -> Result<(), WorkspaceError> {
         let (from, tried) = {
             let mut mount = self.mount.lock();
@@ -132,15 +136,48 @@ impl Active {
         };
         match head::swap(&self.remote, from, next, &tried)? {
             Swapped::Won(version) => {
-                let mut mount = self.mount.lock();
-                mount.tried.clear();
-                mount.head = next.head().clone();
-                mount.version = Some(version);
-                mount.renewed_at = self.clock.monotonic();
+                self.note_swap(next.head().clone(), version);
                 Ok(())
             }
             Swapped::Lost(found) => Err(self.fence(&found)),
         }
+    }
+
+    /// Writes the lease again; what the head names stays, also where it was put there by an
+    /// earlier swap without an answer.
+    pub fn renew(&self) -> Result<(), WorkspaceError> {
+        let Some(_swapping) = self.swapping.try_lock() else { return Ok(()) };
+        self.check_writable()?;
+        let (mut head, mut from) = {
+            let mount = self.mount.lock();
+            if mount.head.lease.is_none() {
+                // Given back meanwhile.
+                return Ok(());
+            }
+            (mount.head.clone(), mount.version.clone())
+        };
+        loop {
+            let next = NextHead::with_lease(&head, Some(self.lease()), false);
+            self.mount.lock().tried.push(next.head().nonce);
+            match head::swap(&self.remote, from, &next, &[])? {
+                Swapped::Won(version) => {
+                    self.note_swap(next.head().clone(), version);
+                    return Ok(());
+                }
+                Swapped::Lost(found) if self.mount.lock().tried.contains(&found.head.nonce) => {
+                    (head, from) = (found.head, Some(found.version));
+                }
+                Swapped::Lost(found) => return Err(self.fence(&found)),
+            }
+        }
+    }
+
+    fn note_swap(&self, head: Head, version: Version) {
+        let mut mount = self.mount.lock();
+        mount.tried.clear();
+        mount.head = head;
+        mount.version = Some(version);
+        mount.renewed_at = self.clock.monotonic();
     }
 
     /// Turns the mount read-only: another writer has the workspace.

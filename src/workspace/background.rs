@@ -1,18 +1,19 @@
 //! What a mounted workspace does by itself: settle, checkpoint, renew its lease, slow its writers.
 //!
-//! Two threads, so that a seal that waits for the store does not keep files from settling.
+//! Three threads, so that a seal that takes long keeps neither files from settling nor the lease
+//! from being renewed nor writers from being slowed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chunks::Fetch;
-use crate::format::head_key;
+use crate::format::{SnapshotRef, head_key};
 use crate::remote::RemoteError;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::WorkspaceError;
 use super::active::{Active, Fenced};
-use super::head::NextHead;
+use super::resume::decode_snapshot;
 use super::seal::Reason;
 use super::settle::Which;
 
@@ -64,9 +65,13 @@ impl Threads {
     pub fn start(active: &Arc<Active>) -> std::io::Result<Threads> {
         let (stop, stopped) = bounded(0);
         let mut threads = Threads { stop: Some(stop), handles: Vec::new() };
+        if active.options.upkeep.hot_bytes_max > 0 {
+            threads.spawn("warm", &stopped, active, |_, active| active.warm())?;
+        }
         if active.options.writable() {
             threads.spawn("settle", &stopped, active, settle_loop)?;
-            threads.spawn("upkeep", &stopped, active, upkeep_loop)?;
+            threads.spawn("checkpoint", &stopped, active, checkpoint_loop)?;
+            threads.spawn("watch", &stopped, active, watch_loop)?;
         }
         Ok(threads)
     }
@@ -120,7 +125,22 @@ fn settle_loop(stopped: &Receiver<()>, active: &Active) {
     }
 }
 
-fn upkeep_loop(stopped: &Receiver<()>, active: &Active) {
+fn checkpoint_loop(stopped: &Receiver<()>, active: &Active) {
+    let mut backoff = Backoff::default();
+    while tick(stopped) {
+        let now = active.clock.monotonic();
+        if active.check_writable().is_err() || !backoff.is_due(now) {
+            continue;
+        }
+        let result = active.checkpoint_if_due(now);
+        if let Err(error) = &result {
+            tracing::warn!(%error, "the checkpoint will be tried again");
+        }
+        backoff.note(result.is_err(), active.clock.monotonic());
+    }
+}
+
+fn watch_loop(stopped: &Receiver<()>, active: &Active) {
     let mounted_at = active.clock.monotonic();
     active.recover();
     let mut conditions_known = false;
@@ -135,9 +155,9 @@ fn upkeep_loop(stopped: &Receiver<()>, active: &Active) {
         if !conditions_known && now.saturating_sub(mounted_at) >= CONDITIONS_AFTER {
             conditions_known = active.check_conditions();
         }
-        let result = active.upkeep(now);
+        let result = active.renew_if_due(now);
         if let Err(error) = &result {
-            tracing::warn!(%error, "will be tried again");
+            tracing::warn!(%error, "the lease's renewal will be tried again");
         }
         backoff.note(result.is_err(), active.clock.monotonic());
     }
@@ -153,11 +173,16 @@ fn lower_priority() {
 }
 
 impl Active {
-    /// One round of what is due: a checkpoint, or else a renewal of the lease.
-    pub fn upkeep(&self, now: Duration) -> Result<(), WorkspaceError> {
+    /// Makes a checkpoint if one is due.
+    pub fn checkpoint_if_due(&self, now: Duration) -> Result<(), WorkspaceError> {
         if self.checkpoint_is_due(now) {
-            return self.seal(Reason::Checkpoint).map(|_| ());
+            self.seal(Reason::Checkpoint)?;
         }
+        Ok(())
+    }
+
+    /// Renews the lease if nothing wrote it for half of its life.
+    pub fn renew_if_due(&self, now: Duration) -> Result<(), WorkspaceError> {
         let renewed_at = self.mount.lock().renewed_at;
         if now.saturating_sub(renewed_at) >= self.options.lease_ttl / 2 {
             return self.renew();
@@ -186,14 +211,6 @@ impl Active {
         }
     }
 
-    /// Writes the lease again. The head stays what it is.
-    pub fn renew(&self) -> Result<(), WorkspaceError> {
-        let Some(_sealing) = self.sealing.try_lock() else { return Ok(()) };
-        self.check_writable()?;
-        let next = NextHead::with_lease(&self.mount.lock().head, Some(self.lease()), false);
-        self.swap_head(&next)
-    }
-
     /// Slows or stops writers when too much waits for the store: from three quarters of the cap on
     /// each write sleeps a little, over the cap writes fail with `ENOSPC`.
     pub fn throttle(&self) {
@@ -213,7 +230,7 @@ impl Active {
     /// Puts the head again under the condition that the acquisition made stale. The store must
     /// refuse; one that does not lets two writers overwrite each other. True when it is known.
     pub fn check_conditions(&self) -> bool {
-        let Some(_sealing) = self.sealing.try_lock() else { return false };
+        let Some(_swapping) = self.swapping.try_lock() else { return false };
         let (stale, head) = {
             let mount = self.mount.lock();
             (mount.stale.clone(), mount.head.clone())
@@ -230,6 +247,20 @@ impl Active {
                 true
             }
             Err(_) => false,
+        }
+    }
+
+    /// Begins to fetch what was first read after the last resume, as the snapshot tells it.
+    fn warm(&self) {
+        let snapshot = self.mount.lock().head.snapshot.clone();
+        let Some(SnapshotRef { id, key }) = snapshot else { return };
+        let object = self.remote.get(&key).map_err(WorkspaceError::from);
+        match object.and_then(|object| decode_snapshot(&key, id, &object.bytes)) {
+            Ok(snapshot) => {
+                let bytes_max = self.options.upkeep.hot_bytes_max;
+                self.chunks.prefetch_chunks(&snapshot.hot_set, bytes_max);
+            }
+            Err(error) => tracing::debug!(%error, "nothing is fetched ahead"),
         }
     }
 

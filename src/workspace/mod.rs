@@ -123,20 +123,23 @@ impl Workspace {
         self.active.settle_once(which, self.active.fetch())
     }
 
-    /// Does once what the upkeep thread does several times a second.
+    /// Does once what the background does twice a second: slows writers, makes a checkpoint and
+    /// renews the lease if they are due. For mounts without threads.
     pub fn upkeep(&self) -> Result<(), WorkspaceError> {
         self.active.check_writable()?;
         let now = self.active.clock.monotonic();
         self.active.note_changes(now);
         self.active.throttle();
-        self.active.upkeep(now)
+        self.active.checkpoint_if_due(now)?;
+        self.active.renew_if_due(now)
     }
 
     /// Seals everything, confirms each pack, gives the lease back and closes the workspace: from
     /// the call on the filesystem admits no change. On error it admits changes again and all is
     /// kept locally; it may be called again. `until` is a time of `Clock::monotonic`: while the
-    /// store can't be reached, it is tried again until then; none: one try. Dirty pages that the
-    /// kernel still has are not here yet: unmount, or `syncfs` the mount, before.
+    /// store can't be reached, it is tried again until then, and an upload that takes longer is
+    /// broken off; none: one try without end. Dirty pages that the kernel still has are not here
+    /// yet: unmount, or `syncfs` the mount, before.
     pub fn hibernate(
         &self,
         until: Option<Duration>,
@@ -147,10 +150,14 @@ impl Workspace {
             self.stop_threads();
             return Ok(self.active.receipt(Reason::Checkpoint));
         }
-        let result = self.watched(watch, || self.try_hibernate(until));
+        let clock = &self.active.clock;
+        let mut in_time = |view: &ProgressView| match until {
+            Some(until) if clock.monotonic() >= until => ControlFlow::Break(()),
+            _ => watch(view),
+        };
+        let result = self.watched(&mut in_time, || self.try_hibernate(until));
         match &result {
             Ok(_) => {
-                self.active.closed.store(true, Ordering::Release);
                 self.active.fs.fence();
                 self.stop_threads();
             }
@@ -197,8 +204,9 @@ impl Workspace {
     pub fn close(&self) -> Result<(), WorkspaceError> {
         self.active.closed.store(true, Ordering::Release);
         self.active.progress.cancel();
-        self.stop_threads();
+        // Whoever waits for an upload stops waiting.
         self.active.chunks.shutdown();
+        self.stop_threads();
         self.active.local.close()?;
         Ok(())
     }
@@ -229,6 +237,7 @@ impl Workspace {
                 }
             }
             _ = watch(&progress.view());
+            progress.allow();
             worker.join().unwrap_or(Err(WorkspaceError::Stopped))
         })
     }

@@ -56,6 +56,9 @@ pub struct Upkeep {
     pub unsynced_age_max: Duration,
     /// Whether all metadata is fetched in the background after a resume.
     pub prefetch: bool,
+    /// Bytes of the hot set (what was first read after the resume before) that are fetched in the
+    /// background after the metadata; 0: none, content is fetched when it is first touched.
+    pub hot_bytes_max: u64,
     /// Written bytes that may wait for the store; writers are slowed near it. Zero: no cap.
     pub unsynced_bytes_max: u64,
 }
@@ -98,6 +101,7 @@ impl Default for Upkeep {
             quiet_period: Duration::from_secs(2),
             unsynced_age_max: Duration::from_secs(300),
             prefetch: true,
+            hot_bytes_max: 0,
             unsynced_bytes_max: 0,
         }
     }

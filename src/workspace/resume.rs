@@ -275,6 +275,7 @@ impl Begin<'_> {
             progress: Arc::new(Progress::default()),
             sealing: Mutex::default(),
             settling: Mutex::default(),
+            swapping: Mutex::default(),
             mount: Mutex::new(Mount {
                 base_packs: start.head.tree_packs.clone(),
                 head: start.head,

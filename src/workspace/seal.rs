@@ -9,6 +9,8 @@
 //! changed since the cut, a slot for each key where the new base will say something new
 //! (`Filesystem::commit_settled`). Then the overlay on the new base says what it says on the old.
 
+use std::sync::atomic::Ordering;
+
 use crate::chunks::Fetch;
 use crate::format::{Head, Key, Snapshot, SnapshotRef, encode_extent};
 use crate::fs::{SettledRegion, Stale};
@@ -21,6 +23,7 @@ use crate::types::{Ino, PackId, SnapshotId};
 use super::active::Active;
 use super::cutter::{Cutter, Drafts};
 use super::head::NextHead;
+use super::inline::Inline;
 use super::packs::NewTree;
 use super::settle::{Settling, Which, read_extents};
 use super::stream::{Change, NewRecords, staged_pieces};
@@ -65,6 +68,10 @@ impl Active {
             settling.forget();
         }
         drop(settling);
+        if result.is_ok() && reason == Reason::Hibernate {
+            // Before anybody else who waits can seal.
+            self.closed.store(true, Ordering::Release);
+        }
         self.progress.phase(if result.is_ok() { Phase::Done } else { Phase::Idle });
         let now = self.clock.monotonic();
         self.tally.lock().note_seal(&result, now, now - started);
@@ -90,9 +97,7 @@ impl Active {
         let receipt = match sealed {
             Some(sealed) => self.publish(sealed, reason, fetch)?,
             None => {
-                if reason == Reason::Hibernate {
-                    self.release()?;
-                }
+                self.settle_head(reason)?;
                 self.receipt(reason)
             }
         };
@@ -116,7 +121,8 @@ impl Active {
         crash_point("seal.cut");
         let drafts = self.draft_cut(view, settling, fetch)?;
         self.progress.phase(Phase::Uploading);
-        let stored = self.chunks.flush()?;
+        let go_on = || self.progress.check().is_ok();
+        let stored = self.chunks.flush_while(&go_on)?;
         self.progress.add_packs(stored.len() as u64);
         self.mount.lock().unlisted.extend(stored);
         self.progress.check()?;
@@ -215,9 +221,13 @@ impl Active {
         let tree = Tree::new(self.chunks.clone(), sealed.tree.root);
         let snapshot = self.snapshot(&sealed, &data_packs, reason);
         let stored = self.put_snapshot(&snapshot)?;
-        let next = self.next_head(&sealed, &tree, reason, fetch)?;
+        let inline = super::inline::collect(&self.chunks, &tree, fetch)?;
         crash_point("seal.before_swap");
-        self.swap_head(&NextHead::sealed(next, &stored))?;
+        {
+            let _swapping = self.swapping.lock();
+            let next = self.next_head(&sealed, inline, reason);
+            self.swap_head(&NextHead::sealed(next, &stored))?;
+        }
         crash_point("seal.after_swap");
         if let Err(error) = self.rebase(tree, &sealed, &snapshot, stored.value().id) {
             tracing::warn!(%error, "sealed, but the local directory could not note it");
@@ -274,7 +284,7 @@ impl Active {
             inodes: sealed.inodes,
             bytes: sealed.bytes,
             data_packs_added: data_packs.iter().map(super::packs::info).collect(),
-            hot_set: Vec::new(),
+            hot_set: self.chunks.hot_set(),
             reason: reason.as_str().to_owned(),
         }
     }
@@ -297,17 +307,10 @@ impl Active {
         Ok(Durable::new(SnapshotRef { id, key }, stored))
     }
 
-    fn next_head(
-        &self,
-        sealed: &Sealed,
-        tree: &Tree,
-        reason: Reason,
-        fetch: Fetch,
-    ) -> Result<Head, WorkspaceError> {
-        let inline = super::inline::collect(&self.chunks, tree, fetch)?;
+    /// The head that will name the seal. Under `swapping`.
+    fn next_head(&self, sealed: &Sealed, inline: Inline, reason: Reason) -> Head {
         let lease = (reason == Reason::Checkpoint).then(|| self.lease());
-        let head = self.mount.lock().head.clone();
-        Ok(Head {
+        Head {
             lease,
             root: sealed.tree.root,
             nodes: inline.nodes,
@@ -316,8 +319,8 @@ impl Active {
             next_ino: sealed.next_ino,
             inodes: sealed.inodes,
             bytes: sealed.bytes,
-            ..head
-        })
+            ..self.mount.lock().head.clone()
+        }
     }
 
     /// The overlay lies on the new tree from here on.
@@ -349,11 +352,21 @@ impl Active {
         Ok(())
     }
 
-    /// Gives the lease back without a new snapshot.
-    fn release(&self) -> Result<(), WorkspaceError> {
+    /// Nothing changed since the base: a hibernation just gives the lease back. And where an
+    /// earlier swap has no known outcome, the head is made to say what is known.
+    fn settle_head(&self, reason: Reason) -> Result<(), WorkspaceError> {
+        let _swapping = self.swapping.lock();
+        let (head, in_doubt) = {
+            let mount = self.mount.lock();
+            (mount.head.clone(), !mount.tried.is_empty())
+        };
+        let release = reason == Reason::Hibernate;
+        if !release && !in_doubt {
+            return Ok(());
+        }
         self.progress.phase(Phase::Head);
-        let next = NextHead::with_lease(&self.mount.lock().head, None, false);
-        self.swap_head(&next)
+        let lease = (!release).then(|| self.lease());
+        self.swap_head(&NextHead::with_lease(&head, lease, false))
     }
 
     /// What can be said of the newest snapshot.

@@ -9,7 +9,8 @@ use std::time::Duration;
 use dormouse::chunks::Fetch;
 use dormouse::fs::{At, Caller, Filesystem, ListFrom, XattrMode};
 use dormouse::remote::{
-    CountingStore, FaultStore, MemoryStore, ObjectStore, Remote, RemoteOptions,
+    CountingStore, DirectoryStore, FaultStore, MemoryStore, ObjectStore, Remote, RemoteOptions,
+    S3Store,
 };
 use dormouse::types::{Attr, Clock, Ino, Kind, ManualClock, Name, SystemClock};
 use dormouse::workspace::{ProgressView, Receipt, ResumeOptions, Store, Workspace, WorkspaceError};
@@ -23,6 +24,7 @@ pub struct World {
     pub faults: Arc<FaultStore>,
     pub counts: Arc<CountingStore>,
     pub dirs: tempfile::TempDir,
+    store_dir: Option<tempfile::TempDir>,
 }
 
 impl World {
@@ -33,6 +35,24 @@ impl World {
         World::over(Arc::new(memory), store_clock)
     }
 
+    /// An initialised store in a directory.
+    pub fn in_directory() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirectoryStore::new(&dir.path().join("store"));
+        World { store_dir: Some(dir), ..World::over(Arc::new(store), Arc::default()) }
+    }
+
+    /// An initialised store in this bucket.
+    pub fn on_s3(endpoint: &str, bucket: &str) -> World {
+        let options = RemoteOptions {
+            endpoint: Some(endpoint.to_owned()),
+            region: Some(String::from("us-east-1")),
+            ..RemoteOptions::default()
+        };
+        let store = S3Store::new(bucket, "workspace tests", &options).unwrap();
+        World::over(Arc::new(store), Arc::default())
+    }
+
     fn over(store: Arc<dyn ObjectStore>, store_clock: Arc<ManualClock>) -> World {
         let faults = FaultStore::new(store, 7);
         let world = World {
@@ -41,6 +61,7 @@ impl World {
             counts: CountingStore::new(faults.clone()),
             faults,
             dirs: tempfile::tempdir().unwrap(),
+            store_dir: None,
         };
         assert!(Store::init(world.remote(), &*world.clock).unwrap().1);
         world.counts.reset();
@@ -50,8 +71,8 @@ impl World {
     /// A machine's client of the store.
     pub fn remote(&self) -> Arc<Remote> {
         let options = RemoteOptions {
-            deadline: Duration::from_millis(1500),
-            attempt_timeout: Duration::from_millis(500),
+            deadline: Duration::from_millis(3000),
+            attempt_timeout: Duration::from_millis(1000),
             ..RemoteOptions::default()
         };
         Remote::from_store(self.counts.clone(), &options, self.clock.clone()).unwrap()
