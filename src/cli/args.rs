@@ -167,6 +167,12 @@ pub struct TuningArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", help_heading = "Mount")]
     pub allow_dev: Option<bool>,
+
+    /// Let other users than the mount's owner in. Default: yes for root; for a user where
+    /// /etc/fuse.conf has `user_allow_other`.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", help_heading = "Mount")]
+    pub allow_other: Option<bool>,
 }
 
 /// The commands.
@@ -356,6 +362,7 @@ fill_from!(StoreArgs: url, endpoint, region, path_style, profile, timeout);
 fill_from!(
     TuningArgs: cache_dir, cache_root, cache_size, create, lease_ttl, checkpoint_interval,
     max_unsynced_age, max_unsynced_bytes, upload_limit, threads, allow_suid, allow_dev,
+    allow_other,
 );
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ const NAMES: [&str; 4] =
     ["mount.dormouse", "mount.fuse.dormouse", "mount.fuse3.dormouse", "mount.fuse.dormouse3"];
 
 /// Options that are `dormouse mount`'s flags of the same name with a value.
-const WITH_VALUE: [&str; 20] = [
+const WITH_VALUE: [&str; 21] = [
     "store",
     "endpoint",
     "region",
@@ -34,14 +34,15 @@ const WITH_VALUE: [&str; 20] = [
     "log-format",
     "path-style",
     "create",
+    "allow-other",
 ];
 
 /// Options that are flags without a value.
-const SWITCHES: [&str; 6] =
-    ["path-style", "create", "read-only", "steal", "discard-local", "foreground"];
+const SWITCHES: [&str; 7] =
+    ["path-style", "create", "allow-other", "read-only", "steal", "discard-local", "foreground"];
 
 /// What mount(8) and systemd mean for themselves, or what is so here anyway.
-const NOTHING_TO_DO: [&str; 24] = [
+const NOTHING_TO_DO: [&str; 23] = [
     "rw",
     "exec",
     "async",
@@ -61,7 +62,6 @@ const NOTHING_TO_DO: [&str; 24] = [
     "nodiratime",
     "norelatime",
     "nostrictatime",
-    "allow_other",
     "default_permissions",
     "noiversion",
     "silent",

@@ -40,6 +40,8 @@ pub struct Environment {
     pub uid: u32,
     /// Effective group.
     pub gid: u32,
+    /// A mount may let other users in: root always, users where /etc/fuse.conf says so.
+    pub may_allow_other: bool,
     /// Where relative paths begin.
     pub working_dir: PathBuf,
     /// `$HOME`.
@@ -68,6 +70,7 @@ impl Environment {
         Ok(Environment {
             ready_on_stdout: std::env::var_os(READY_ON_STDOUT).is_some(),
             is_root: uid.is_root(),
+            may_allow_other: uid.is_root() || fuse_conf_allows_other(),
             uid: uid.as_raw(),
             gid: nix::unistd::getegid().as_raw(),
             working_dir,
@@ -78,6 +81,11 @@ impl Environment {
             host: host.map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned()),
         })
     }
+}
+
+fn fuse_conf_allows_other() -> bool {
+    let text = std::fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
+    text.lines().any(|line| line.trim() == "user_allow_other")
 }
 
 /// A store and how to reach it.
@@ -187,6 +195,8 @@ pub struct MountSettings {
     pub allow_suid: bool,
     /// Let device nodes be opened.
     pub allow_dev: bool,
+    /// Let other users in.
+    pub allow_other: bool,
     /// Stay in the foreground.
     pub foreground: bool,
 }
@@ -216,6 +226,7 @@ impl MountSettings {
             threads: threads(&tuning)?,
             allow_suid: tuning.allow_suid.unwrap_or(false),
             allow_dev: tuning.allow_dev.unwrap_or(false),
+            allow_other: tuning.allow_other.unwrap_or(env.may_allow_other),
             foreground: args.foreground,
             mountpoint,
         })

@@ -183,3 +183,29 @@ fn another_machine_waits_for_the_lease_or_steals_it_and_the_first_is_fenced() {
     assert_eq!(fs::read_to_string(world.ws().join("g")).unwrap(), "second machine");
     assert!(!world.ws().join("late").exists());
 }
+
+#[test]
+fn a_user_without_root_mounts_by_fusermount() {
+    let world = World::new();
+    // The device is root's here: a copy for everybody, in a mount namespace of its own.
+    let script = r#"set -e
+        mount -t tmpfs tmpfs "$1"; cd "$1"
+        mknod fuse c 10 229; chmod 666 fuse; mount --bind fuse /dev/fuse
+        cp "$2" dormouse; mkdir ws home; chown -R 1000:1000 .
+        top=$1
+        run() { setpriv --reuid 1000 --regid 1000 --clear-groups \
+            env -i PATH="$PATH" HOME="$top/home" DORMOUSE_RUNTIME_DIR="$top/run" \
+            DORMOUSE_STORE="file://$top/store" DORMOUSE_CACHE_SIZE=200M "$@"; }
+        run ./dormouse init; run ./dormouse mount --create w ./ws
+        run sh -c 'echo mine >ws/f'
+        run ./dormouse hibernate ./ws
+        rm -rf home/.local
+        run ./dormouse mount w ./ws
+        [ "$(run cat ws/f)" = mine ]
+        run ./dormouse unmount w
+    "#;
+    let (top, binary) = (world.text("home"), crate::support::dormouse().to_str().unwrap());
+    let args = ["-m", "--propagation", "private", "sh", "-c", script, "sh", &top, binary];
+    let ran = world.command(std::path::Path::new("unshare"), &args).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
