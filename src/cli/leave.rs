@@ -11,6 +11,7 @@
 //! is to end the daemon breaks it off.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,9 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a seal may take to end when it was broken off.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Name of the last hibernation's receipt in the cache directory.
+const RECEIPT_NAME: &str = "receipt.json";
 
 /// What is left to say after the last wish.
 #[derive(Debug)]
@@ -229,7 +233,23 @@ fn seal(
             false => ControlFlow::Continue(()),
         }
     });
-    to_value(&sealed.map_err(|error| Failure::from(error).of_seal())?)
+    let receipt = sealed.map_err(|error| Failure::from(error).of_seal())?;
+    keep_receipt(&daemon.settings.workspace.cache_dir, &receipt);
+    to_value(&receipt)
+}
+
+/// The receipt stays where nobody waited for it: after a signal or an `umount` from outside.
+fn keep_receipt(cache_dir: &Path, receipt: &Receipt) {
+    let path = cache_dir.join(RECEIPT_NAME);
+    let draft = cache_dir.join(format!("{RECEIPT_NAME}.new"));
+    let keep = || -> std::io::Result<()> {
+        std::fs::write(&draft, serde_json::to_vec_pretty(receipt)?)?;
+        std::fs::rename(&draft, &path)
+    };
+    match keep() {
+        Ok(()) => tracing::info!(snapshot = ?receipt.snapshot, "everything is in the store"),
+        Err(error) => tracing::warn!(%error, ?receipt, "the receipt could not be kept"),
+    }
 }
 
 /// Whether a signal came meanwhile. Commands that wait are refused; an unmount is known anyway.

@@ -93,8 +93,12 @@ fn umount_from_outside_hibernates() {
     world.mount();
     fs::write(world.ws().join("f"), "by umount").unwrap();
     let pid = world.daemon();
+    let cache_dir = world.status()["cache_dir"].as_str().unwrap().to_owned();
     nix::mount::umount(&world.ws()).unwrap();
     wait_for("the daemon's end", || !crate::support::is_alive(pid));
+    let receipt = fs::read(format!("{cache_dir}/receipt.json")).unwrap();
+    let receipt: serde_json::Value = serde_json::from_slice(&receipt).unwrap();
+    assert_eq!((&receipt["released"], &receipt["changed"]), (&true.into(), &true.into()));
     world.fails(&["status", &world.text("ws")], 5, "no workspace is mounted there");
     assert_in_store(&world, "by umount");
 }
