@@ -32,9 +32,6 @@ pub struct MountOptions {
     pub threads: usize,
     /// Give each thread its own `/dev/fuse` descriptor (`FUSE_DEV_IOC_CLONE`).
     pub clone_fd: bool,
-    /// Let the scheduler treat the serving threads' cores as free (`SCHED_IDLE`), under a
-    /// governor that undoes it while the machine is busy (DESIGN.md section 7).
-    pub idle_class: bool,
     /// Largest write request, in bytes: 4 KiB to 1 MiB.
     pub write_bytes_max: u32,
     /// Read-ahead of the mount, in KiB; 0 leaves the kernel's.
@@ -63,7 +60,6 @@ impl MountOptions {
             writeback_cache: false,
             threads: 0,
             clone_fd: false,
-            idle_class: false,
             write_bytes_max: 1024 * 1024,
             read_ahead_kib: 1024,
             deadline: Duration::from_secs(60),
