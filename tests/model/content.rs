@@ -121,6 +121,28 @@ fn settling_replaces_only_regions_that_are_as_they_were_seen() {
 }
 
 #[test]
+fn a_file_changed_during_a_seal_keeps_what_only_the_old_base_held() {
+    let mut machine = Machine::new();
+    let ino = file(&machine, "file");
+    let write = |machine: &Machine, offset: u64, byte: u8, len: usize| {
+        machine.fs.write(&ROOT, ino, offset, &vec![byte; len], false).unwrap();
+    };
+    write(&machine, 0, b'a', 100);
+    write(&machine, 200, b'c', 100);
+    machine.seal();
+    // The next seal makes one chunk of old and new bytes: the new base has one extent, where the
+    // old one had two; but the file has moved on by then.
+    write(&machine, 100, b'b', 100);
+    let sealer = machine.sealer();
+    machine.sealed = sealer.seal(&mut || write(&machine, 0, b'x', 10));
+    let expected = [&[b'x'; 10][..], &[b'a'; 90], &[b'b'; 100], &[b'c'; 100]].concat();
+    assert!(machine.fs.read(&ROOT, ino, 0, 1000).unwrap() == expected);
+    let machine = machine.crash();
+    assert!(machine.fs.read(&ROOT, ino, 0, 1000).unwrap() == expected, "without what was cached");
+    assert_eq!(machine.fs.dirty().iter().map(|dirty| dirty.bytes).sum::<u64>(), 110);
+}
+
+#[test]
 fn settling_a_file_that_is_gone_does_nothing() {
     let machine = Machine::new();
     let ino = file(&machine, "file");

@@ -224,7 +224,7 @@ impl Sealer {
 
     /// Seals the state of a cut: all its records, but staged extents of orphans, go into a tree
     /// in the store, which becomes the base. `meanwhile` runs after the cut was taken.
-    pub fn seal(&self, meanwhile: &mut dyn FnMut()) -> Sealed {
+    pub fn seal(self, meanwhile: &mut dyn FnMut()) -> Sealed {
         let namespace = Arc::clone(self.fs.namespace());
         let (sealed, settled) = namespace
             .with_cut(|view| {

@@ -21,6 +21,13 @@ fn replay(history: &[Op]) {
     run.compare_all();
 }
 
+/// Replays with three files to work on.
+fn replay_on_files(history: &[Op]) {
+    let files = (0..3).map(|name| Op::Open { dir: 0, name, mode: 0o6755, exclusive: true });
+    let all: Vec<Op> = files.chain(history.iter().cloned()).collect();
+    replay(&all);
+}
+
 fn config(cases: u32) -> ProptestConfig {
     // PROPTEST_CASES multiplies the work for a long run.
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(cases);
@@ -54,16 +61,20 @@ proptest! {
     }
 
     #[test]
+    fn a_seal_among_writers_changes_nothing_that_they_see(
+        history in prop::collection::vec(
+            prop_oneof![3 => ops::close_op(), 1 => ops::seal_during(ops::close_op())], 1..40
+        )
+    ) {
+        replay_on_files(&history);
+    }
+
+    #[test]
     fn any_history_of_content_reads_as_on_a_plain_filesystem(
         history in prop::collection::vec(
             prop_oneof![12 => ops::content_op(), 1 => ops::machine_op()], 1..120
         )
     ) {
-        // Three files to work on.
-        let mut all: Vec<Op> = (0..3)
-            .map(|name| Op::Open { dir: 0, name, mode: 0o6755, exclusive: true })
-            .collect();
-        all.extend(history);
-        replay(&all);
+        replay_on_files(&history);
     }
 }

@@ -126,9 +126,11 @@ pub enum Op {
     Settle,
     /// All records go to the store; writers could go on.
     Seal,
-    /// Seals while these operations go on.
+    /// Seals while these operations go on; then perhaps the daemon is killed, which shows what
+    /// the records say without what is in memory.
     SealMeanwhile {
         ops: Vec<Op>,
+        crash: bool,
     },
     /// The cache is emptied of all that can be fetched again.
     Evict,
@@ -235,6 +237,27 @@ pub fn content_op() -> BoxedStrategy<Op> {
     .boxed()
 }
 
+/// Changes of content so close to each other that they share pieces and extents.
+pub fn close_op() -> BoxedStrategy<Op> {
+    // Steps of 50, so that ranges often touch without overlap: then a seal makes one chunk of
+    // extents that were sealed apart.
+    let offset = || (0_u64..7).prop_map(|step| 50 * step);
+    let range = || (offset(), (1_u32..3).prop_map(|step| 50 * step));
+    prop_oneof![
+        5 => (0_u8..2, range(), any::<u8>()).prop_map(|(file, (offset, len), byte)| {
+            Op::Write { file, offset, len, byte, kill_priv: false }
+        }),
+        1 => (0_u8..2, range()).prop_map(|(file, (offset, len))| {
+            Op::Allocate { file, offset, len: len.into(), mode: AllocateMode::PunchHole }
+        }),
+        1 => (0_u8..2, offset()).prop_map(|(file, size)| Op::Resize { file, size, root: true }),
+        1 => (range(), offset()).prop_map(|((source_offset, len), target_offset)| {
+            Op::Copy { source: 0, source_offset, target: 1, target_offset, len: len.into() }
+        }),
+    ]
+    .boxed()
+}
+
 /// Operations on attributes.
 pub fn attribute_op() -> BoxedStrategy<Op> {
     let id = || prop::option::of(prop_oneof![Just(0_u32), Just(1000)]);
@@ -257,12 +280,18 @@ pub fn attribute_op() -> BoxedStrategy<Op> {
 /// What happens to the machine.
 pub fn machine_op() -> BoxedStrategy<Op> {
     let ops = [Op::Crash, Op::Settle, Op::Seal, Op::Evict, Op::Move];
-    let meanwhile = prop::collection::vec(file_op(), 1..12);
     prop_oneof![
         3 => prop::sample::select(ops.to_vec()),
-        1 => meanwhile.prop_map(|ops| Op::SealMeanwhile { ops }),
+        1 => seal_during(file_op()),
     ]
     .boxed()
+}
+
+/// A seal while such operations go on.
+pub fn seal_during(op: BoxedStrategy<Op>) -> BoxedStrategy<Op> {
+    (prop::collection::vec(op, 1..10), any::<bool>())
+        .prop_map(|(ops, crash)| Op::SealMeanwhile { ops, crash })
+        .boxed()
 }
 
 /// What a program can do.

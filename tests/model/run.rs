@@ -129,11 +129,14 @@ impl Run {
                 let synced = self.machine().fs.fsync(&Caller::root(WAIT), self.file(*file));
                 (answer(synced, |()| Answer::Done), Answer::Done)
             }
-            Op::SealMeanwhile { ops } => {
+            Op::SealMeanwhile { ops, crash } => {
                 let sealer = self.machine().sealer();
                 let sealed = sealer.seal(&mut || ops.iter().for_each(|op| self.apply(op)));
                 self.machine.as_mut().expect("a machine is running").sealed = sealed;
-                self.compare_all();
+                match crash {
+                    true => self.machine_op(&Op::Crash),
+                    false => self.compare_all(),
+                }
                 (Answer::Done, Answer::Done)
             }
             Op::Crash | Op::Settle | Op::Seal | Op::Evict | Op::Move => {
