@@ -355,7 +355,8 @@ mod tests {
                 prop_assert_eq!(now as i64 - covered as i64, edit.covered);
                 prop_assert_eq!(edit.staged, edit.covered);
                 for from in 0..LEN {
-                    let holds = |data: bool| (from..LEN).find(|&u| bytes[u as usize].is_some() == data);
+                    let is_data = |unit: u64| bytes[unit as usize].is_some();
+                    let holds = |data: bool| (from..LEN).find(|&unit| is_data(unit) == data);
                     prop_assert_eq!(map.next_data(from * UNIT), holds(true).map(|u| u * UNIT));
                     let hole = holds(false).unwrap_or(LEN);
                     prop_assert_eq!(map.next_hole(from * UNIT), hole * UNIT);

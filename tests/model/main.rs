@@ -2,6 +2,8 @@
 //! settling, seals and moves to another machine among them. After each of those, and at the end,
 //! everything that can be seen is compared. A failing history is shrunk and printed.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
 mod content;
 mod life;
 mod machine;

@@ -143,7 +143,8 @@ fn offset() -> impl Strategy<Value = u64> {
     const PIECE: u64 = dormouse::fs::PIECE_LEN;
     prop_oneof![
         4 => 0_u64..200,
-        2 => (0_u64..3, -60_i64..60).prop_map(|(piece, by)| (piece * PIECE).saturating_add_signed(by)),
+        2 => (0_u64..3, -60_i64..60)
+            .prop_map(|(piece, by)| (piece * PIECE).saturating_add_signed(by)),
         1 => 0..2 * PIECE + PIECE / 2,
     ]
 }
