@@ -173,6 +173,13 @@ pub struct TuningArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", help_heading = "Mount")]
     pub allow_other: Option<bool>,
+
+    /// No extended attributes and no ACLs: creating a file then costs one request of the kernel
+    /// less (it asks for `security.capability` before the first write). Programs get EOPNOTSUPP;
+    /// attributes that files have are kept.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", help_heading = "Mount")]
+    pub no_xattr: Option<bool>,
 }
 
 /// The commands.
@@ -362,7 +369,7 @@ fill_from!(StoreArgs: url, endpoint, region, path_style, profile, timeout);
 fill_from!(
     TuningArgs: cache_dir, cache_root, cache_size, create, lease_ttl, checkpoint_interval,
     max_unsynced_age, max_unsynced_bytes, upload_limit, threads, allow_suid, allow_dev,
-    allow_other,
+    allow_other, no_xattr,
 );
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ const NAMES: [&str; 4] =
     ["mount.dormouse", "mount.fuse.dormouse", "mount.fuse3.dormouse", "mount.fuse.dormouse3"];
 
 /// Options that are `dormouse mount`'s flags of the same name with a value.
-const WITH_VALUE: [&str; 21] = [
+const WITH_VALUE: [&str; 22] = [
     "store",
     "endpoint",
     "region",
@@ -35,11 +35,20 @@ const WITH_VALUE: [&str; 21] = [
     "path-style",
     "create",
     "allow-other",
+    "no-xattr",
 ];
 
 /// Options that are flags without a value.
-const SWITCHES: [&str; 7] =
-    ["path-style", "create", "allow-other", "read-only", "steal", "discard-local", "foreground"];
+const SWITCHES: [&str; 8] = [
+    "path-style",
+    "create",
+    "allow-other",
+    "no-xattr",
+    "read-only",
+    "steal",
+    "discard-local",
+    "foreground",
+];
 
 /// What mount(8) and systemd mean for themselves, or what is so here anyway.
 const NOTHING_TO_DO: [&str; 23] = [
@@ -158,6 +167,7 @@ fn translate_option(option: &[u8], sloppy: bool) -> Outcome<Option<OsString>> {
         ("ro", None) => Some(flagged("read-only")),
         ("suid", None) => Some(flagged("allow-suid")),
         ("dev", None) => Some(flagged("allow-dev")),
+        ("noxattr", None) => Some(flagged("no-xattr")),
         (_, Some(_)) if WITH_VALUE.contains(&flag.as_str()) => {
             // The value as bytes: a path need not be UTF-8.
             let mut argument = format!("--{flag}").into_bytes();

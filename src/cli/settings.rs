@@ -197,6 +197,8 @@ pub struct MountSettings {
     pub allow_dev: bool,
     /// Let other users in.
     pub allow_other: bool,
+    /// Serve extended attributes.
+    pub xattr: bool,
     /// Stay in the foreground.
     pub foreground: bool,
 }
@@ -226,6 +228,7 @@ impl MountSettings {
             threads: threads(&tuning)?,
             allow_suid: tuning.allow_suid.unwrap_or(false),
             allow_dev: tuning.allow_dev.unwrap_or(false),
+            xattr: !tuning.no_xattr.unwrap_or(false),
             allow_other: tuning.allow_other.unwrap_or(env.may_allow_other),
             foreground: args.foreground,
             mountpoint,

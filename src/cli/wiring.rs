@@ -72,6 +72,7 @@ pub fn mount(
     options.read_only = settings.workspace.read_only();
     options.suid = settings.allow_suid;
     options.dev = settings.allow_dev;
+    options.xattr = settings.xattr;
     options.allow_other = settings.allow_other;
     options.threads = settings.threads.unwrap_or(0);
     options.deadline = settings.workspace.store.remote.deadline;

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod bad_store;
+mod git;
 mod leaving;
 mod life;
 mod scripts;

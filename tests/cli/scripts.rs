@@ -246,3 +246,25 @@ fn documents_are_made_by_the_binary() {
     assert!(world.ok(&["help", "exit-codes"]).out.contains("lease-held"));
     assert!(world.ok(&["--version"]).out.starts_with("dormouse "));
 }
+
+#[test]
+fn without_xattr_there_are_none_and_files_keep_theirs() {
+    let world = World::new();
+    world.mount();
+    let attribute = |args: &[&str]| {
+        let file = world.ws().join("f");
+        let line = [args, &[file.to_str().unwrap()]].concat();
+        let program = if args[0] == "-n" { "setfattr" } else { "getfattr" };
+        let ran = world.command(Path::new(program), &line).output().unwrap();
+        String::from_utf8(ran.stdout).unwrap() + &String::from_utf8(ran.stderr).unwrap()
+    };
+    fs::write(world.ws().join("f"), "x").unwrap();
+    assert_eq!(attribute(&["-n", "user.a", "-v", "kept"]), "");
+    world.hibernate();
+    world.ok(&["mount", "--no-xattr", "w", &world.text("ws")]);
+    let refused = attribute(&["-n", "user.b", "-v", "x"]);
+    assert!(refused.contains("not supported"), "{refused}");
+    world.hibernate();
+    world.mount();
+    assert!(attribute(&["--dump"]).contains("user.a=\"kept\""));
+}
