@@ -466,3 +466,60 @@ fn the_threads_settle_checkpoint_and_end() {
     assert!(!hibernate(&workspace).unwrap().changed);
     workspace.close().unwrap();
 }
+
+#[test]
+fn a_renewal_after_a_seal_in_doubt_keeps_what_the_seal_may_have_put_there() {
+    let world = World::new();
+    let mut options = world.options("a");
+    options.lease_ttl = Duration::ZERO;
+    let workspace = world.try_resume(&options).unwrap();
+    let files = world.files(&workspace);
+    files.write("f", b"one");
+    let first = checkpoint(&workspace).unwrap().snapshot;
+    files.write("f", b"two");
+    // The head is swapped, but the answer is lost, and it can't be read either.
+    world.faults.inject(When::next(Op::Put, "/head"), Fault::LostAnswer);
+    world.faults.inject(When::every(Op::Get, "/head"), Fault::Unavailable);
+    assert!(matches!(checkpoint(&workspace), Err(WorkspaceError::Unavailable { .. })));
+    world.faults.heal();
+    let sealed = || Store::open(world.remote()).unwrap().workspaces().unwrap().remove(0).snapshot;
+    let second = sealed();
+    assert_ne!(second, first);
+    workspace.upkeep().unwrap();
+    assert_eq!(sealed(), second, "the renewal did not bring the older state back");
+    // A crash now: the directory knows that the newer snapshot is its own work.
+    drop((files, workspace));
+    let workspace = world.resume("a");
+    let files = world.files(&workspace);
+    assert_eq!(files.read("f"), b"two");
+    files.write("g", b"three");
+    let before = files.facts();
+    drop(files);
+    let moved = world.move_to(workspace, "b");
+    assert_eq!(world.files(&moved).facts(), before);
+}
+
+#[test]
+fn the_hot_set_is_fetched_ahead_where_that_is_wanted() {
+    let world = World::new();
+    let workspace = world.resume("a");
+    world.files(&workspace).write("hot", &noise(1, 200_000));
+    world.files(&workspace).write("cold", &noise(2, 200_000));
+    let workspace = world.move_to(workspace, "b");
+    assert!(world.files(&workspace).read("hot") == noise(1, 200_000));
+    world.files(&workspace).write("other", b"so that there is a new snapshot");
+    hibernate(&workspace).unwrap();
+    let mut options = world.options("c");
+    options.upkeep.threads = true;
+    options.upkeep.hot_bytes_max = 1 << 20;
+    let workspace = world.try_resume(&options).unwrap();
+    let deadline = world.clock.monotonic() + Duration::from_secs(20);
+    while workspace.status().chunks.chunks_fetched == 0 {
+        assert!(world.clock.monotonic() < deadline, "nothing was fetched ahead");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    world.counts.reset();
+    assert!(world.files(&workspace).read("hot") == noise(1, 200_000));
+    assert_eq!(world.counts.count(Op::Get, "packs/"), 0, "{:?}", world.counts.log());
+}
