@@ -218,8 +218,8 @@ impl Begin<'_> {
         }
     }
 
-    /// Brings the local directory in line with the head and builds the layers on it.
-    fn mount(self, start: Start) -> Result<Active, WorkspaceError> {
+    /// Brings the local directory in line with the head, and notes so there.
+    fn remember(&self, start: &Start) -> Result<LocalState, WorkspaceError> {
         if self.fit_head(&start.head)? == Fit::Anew {
             drop_overlay(&self.local)?;
         }
@@ -233,6 +233,12 @@ impl Begin<'_> {
         if self.state.as_ref() != Some(&state) {
             state.save(&self.local)?;
         }
+        Ok(state)
+    }
+
+    /// Builds the layers on the local directory and the head.
+    fn mount(self, start: Start) -> Result<Active, WorkspaceError> {
+        let state = self.remember(&start)?;
         let keys = start.format.keys();
         let (local, clock) = (Arc::clone(&self.local), Arc::clone(&self.clock));
         let chunks = Chunks::new(

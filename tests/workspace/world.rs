@@ -24,7 +24,7 @@ pub struct World {
     pub faults: Arc<FaultStore>,
     pub counts: Arc<CountingStore>,
     pub dirs: tempfile::TempDir,
-    store_dir: Option<tempfile::TempDir>,
+    _store_dir: Option<tempfile::TempDir>,
 }
 
 impl World {
@@ -39,7 +39,7 @@ impl World {
     pub fn in_directory() -> World {
         let dir = tempfile::tempdir().unwrap();
         let store = DirectoryStore::new(&dir.path().join("store"));
-        World { store_dir: Some(dir), ..World::over(Arc::new(store), Arc::default()) }
+        World { _store_dir: Some(dir), ..World::over(Arc::new(store), Arc::default()) }
     }
 
     /// An initialised store in this bucket.
@@ -61,7 +61,7 @@ impl World {
             counts: CountingStore::new(faults.clone()),
             faults,
             dirs: tempfile::tempdir().unwrap(),
-            store_dir: None,
+            _store_dir: None,
         };
         assert!(Store::init(world.remote(), &*world.clock).unwrap().1);
         world.counts.reset();
