@@ -286,22 +286,17 @@ fn a_long_sequential_read_is_read_ahead_of() {
     store.counting.reset();
     let latency = Duration::from_millis(100);
     store.faults.inject(When::every(Op::Get, ""), Fault::Latency(latency));
-    let start = cold.clock.monotonic();
     for ((id, slot), plain) in slots.iter().zip(&plains) {
         assert_eq!(cold.chunks.read(id, slot, cold.fetch()).unwrap(), plain);
         // A reader that does something with what it reads.
         std::thread::sleep(Duration::from_millis(8));
     }
-    let waited = cold.clock.monotonic() - start - Duration::from_millis(8) * 180;
     assert!(cold.chunks.wait_for_prefetch(Duration::from_secs(20)));
     let calls = store.gets();
     assert!(calls.len() <= 17, "45 MiB: {calls:?}");
     let stored: u64 = slots.iter().map(|(_, slot)| u64::from(slot.len)).sum();
     let bytes = bytes_of(&calls);
     assert!(bytes < stored + stored / 10, "frames cut by a window's end: {bytes} of {stored}");
-    // Each of the requests takes `latency`; all but the first few while the reader works.
-    println!("waited {waited:?} for {} requests", calls.len());
-    assert!(waited < latency * (calls.len() as u32 - 3), "{waited:?} of {}", calls.len());
 }
 
 #[test]
