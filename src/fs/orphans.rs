@@ -56,8 +56,8 @@ impl Filesystem {
         self.orphans.inodes.lock().len()
     }
 
-    /// Removes orphans for good, also while changes are frozen. Returns how many. What failed is
-    /// tried again by the next call.
+    /// Removes orphans for good; with [`Reclaim::All`] also while changes are frozen. Returns how
+    /// many. What is left (in use, or frozen) is for a later call: make one now and then.
     pub fn reclaim_orphans(&self, which: Reclaim, fetch: Fetch) -> Result<u64, FsError> {
         let mut reclaimed = 0;
         for ino in self.orphans.snapshot() {
@@ -77,9 +77,7 @@ impl Filesystem {
             self.orphans.add(ino);
             self.dirty.remove(ino);
         }
-        if self.gate.enter().is_ok() {
-            self.reclaim_orphans(Reclaim::Forgotten, fetch)?;
-        }
+        self.reclaim_orphans(Reclaim::Forgotten, fetch)?;
         self.scan_dirty()
     }
 
@@ -89,7 +87,6 @@ impl Filesystem {
         if !self.orphans.contains(ino) || self.lookups.is_held(ino) {
             return;
         }
-        let Ok(_admitted) = self.gate.enter() else { return };
         if let Err(error) = self.reclaim(ino, Reclaim::Forgotten, Fetch::LocalOnly)
             && error.is_unexpected()
         {
@@ -100,6 +97,10 @@ impl Filesystem {
     /// Removes all records of an orphan. False if it is none, or is in use again.
     fn reclaim(&self, ino: Ino, which: Reclaim, fetch: Fetch) -> Result<bool, FsError> {
         self.with_fetch(fetch, || {
+            let admitted = self.gate.enter();
+            if which == Reclaim::Forgotten && admitted.is_err() {
+                return Ok(false);
+            }
             let cell = match self.filled(ino, Need::Attr) {
                 Ok(cell) => cell,
                 // Reclaimed already, or by another mount whose snapshot kept the record.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::chunks::Fetch;
 use crate::format::{SnapshotRef, head_key};
+use crate::fs::Reclaim;
 use crate::remote::RemoteError;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
@@ -160,6 +161,9 @@ fn watch_loop(stopped: &Receiver<()>, active: &Active) {
             tracing::warn!(%error, "the lease's renewal will be tried again");
         }
         backoff.note(result.is_err(), active.clock.monotonic());
+        if result.is_ok() {
+            active.reclaim_forgotten();
+        }
     }
 }
 
@@ -268,6 +272,13 @@ impl Active {
     pub fn recover(&self) {
         if let Err(error) = self.fs.recover(self.fetch()) {
             tracing::warn!(%error, "what an earlier mount left is not all taken up yet");
+        }
+    }
+
+    /// Takes away unlinked files whose metadata was not on this machine when they were forgotten.
+    fn reclaim_forgotten(&self) {
+        if let Err(error) = self.fs.reclaim_orphans(Reclaim::Forgotten, self.fetch()) {
+            tracing::debug!(%error, "forgotten files will be reclaimed later");
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dormouse::chunks::Fetch;
 use dormouse::fs::{
-    At, Caller, FsError, LINKS_MAX, ListFrom, NewNode, RenameMode, SetAttr, XattrMode,
+    At, Caller, FsError, LINKS_MAX, ListFrom, NewNode, Reclaim, RenameMode, SetAttr, XattrMode,
 };
 use dormouse::types::{Attr, Clock, Ino, Kind, Name};
 
@@ -92,6 +92,26 @@ fn an_unlinked_file_lives_until_it_is_forgotten_also_across_a_seal() {
     machine.seal();
     let root_only = machine.fs.namespace().counters();
     assert_eq!((root_only.inodes, root_only.bytes), (1, 0));
+}
+
+#[test]
+fn a_file_forgotten_while_its_records_are_far_away_is_reclaimed_later() {
+    let mut machine = Machine::new();
+    let file = name("file");
+    let ino = machine.fs.create(&ROOT, in_root(&file), 0o644, true).unwrap().ino;
+    machine.fs.write(&ROOT, ino, 0, &[1; 5000], false).unwrap();
+    machine.seal();
+    let machine = machine.resume_elsewhere();
+    machine.fs.lookup(&ROOT, Ino::ROOT, &file).unwrap();
+    machine.fs.unlink(&ROOT, in_root(&file)).unwrap();
+    machine.evict();
+    machine.fs.forget(ino, 1);
+    assert_eq!(machine.fs.orphan_count(), 1, "a forget waits for nothing");
+    machine.fs.freeze();
+    assert_eq!(machine.fs.reclaim_orphans(Reclaim::Forgotten, WAIT).unwrap(), 0);
+    machine.fs.thaw();
+    assert_eq!(machine.fs.reclaim_orphans(Reclaim::Forgotten, WAIT).unwrap(), 1);
+    assert!(matches!(machine.fs.getattr(&ROOT, ino), Err(FsError::NotFound)));
 }
 
 #[test]
