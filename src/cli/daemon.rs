@@ -64,12 +64,24 @@ pub struct Daemon {
 pub fn run(context: &Context, settings: MountSettings, log: &LogArgs) -> Outcome {
     // Before any other thread exists.
     let set = signals::block()?;
+    raise_open_files_max();
     let in_background = context.env.ready_on_stdout;
     let mut report = if in_background { Report::detach()? } else { Report::to_nobody() };
     let outcome = start_and_serve(context, settings, log, set, &mut report);
     match outcome {
         Err(failure) if report.failed(&failure) => Err(failure.said()),
         outcome => outcome,
+    }
+}
+
+/// Lets this process open as many files as it may: each journal segment and cache file stays
+/// open, some 64 MiB of local data each, and the usual limit of 1,024 is made for `select`.
+fn raise_open_files_max() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "could not raise the limit of open files");
     }
 }
 
