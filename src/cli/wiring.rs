@@ -5,14 +5,22 @@ use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::context::Context;
 use super::exit::{Code, Failure, Outcome};
 use super::settings::{MountSettings, StoreSettings, View, WorkspaceSettings};
+use crate::control::process_start_ticks;
 use crate::fuse::{self, MountOptions, Mounted};
+use crate::local::LocalError;
 use crate::remote::Remote;
 use crate::types::Clock;
-use crate::workspace::{ResumeOptions, Store, Workspace};
+use crate::workspace::{ResumeOptions, Store, Workspace, WorkspaceError};
+
+/// How long a killed owner of a cache directory may take to let go of it: its threads end one by
+/// one, and the last one closes the lock.
+const DYING_OWNER: Duration = Duration::from_secs(5);
+const DYING_OWNER_POLL: Duration = Duration::from_millis(10);
 
 /// A client of the store that settings name. Makes no request.
 pub fn open_remote(context: &Context, settings: &StoreSettings) -> Outcome<Arc<Remote>> {
@@ -46,7 +54,17 @@ pub fn resume(context: &Context, settings: &WorkspaceSettings) -> Outcome<Worksp
             options.at = Some(store.find_snapshot(&settings.name, text)?);
         }
     }
-    Ok(Workspace::resume(remote, Arc::clone(&context.clock), &options)?)
+    let until = context.clock.monotonic() + DYING_OWNER;
+    loop {
+        match Workspace::resume(Arc::clone(&remote), Arc::clone(&context.clock), &options) {
+            Err(WorkspaceError::Local(LocalError::Locked { pid, .. }))
+                if process_start_ticks(pid).is_none() && context.clock.monotonic() < until =>
+            {
+                std::thread::sleep(DYING_OWNER_POLL);
+            }
+            resumed => return Ok(resumed?),
+        }
+    }
 }
 
 /// Makes the cache directory for its owner only: it holds what is in the workspace, whatever the
