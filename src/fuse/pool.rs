@@ -167,12 +167,18 @@ mod tests {
     fn jobs_that_wait_run_beside_each_other() {
         let pool = Pool::new("test", 8, 8);
         let barrier = Arc::new(std::sync::Barrier::new(8));
+        let (met, meetings) = mpsc::channel();
         for _ in 0..8 {
-            let barrier = Arc::clone(&barrier);
+            let (barrier, met) = (Arc::clone(&barrier), met.clone());
             let job = Box::new(move || {
                 barrier.wait();
+                met.send(()).unwrap();
             });
             assert!(pool.submit(job).is_ok());
+        }
+        // Closing drops what did not begin: the last job must have met the others before.
+        for _ in 0..8 {
+            meetings.recv_timeout(Duration::from_secs(60)).unwrap();
         }
         pool.close();
     }
