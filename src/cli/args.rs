@@ -153,6 +153,12 @@ pub struct TuningArgs {
     #[arg(help_heading = "Upload")]
     pub upload_limit: Option<ByteSize>,
 
+    /// Most of one core, in percent, that hashing and compressing in the background may use.
+    /// Default: 50. A checkpoint or hibernation uses what it needs.
+    #[arg(long, value_name = "PERCENT", env = "DORMOUSE_SETTLE_CPU", hide_env_values = true)]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=100), help_heading = "Upload")]
+    pub settle_cpu: Option<u8>,
+
     /// Threads that serve the kernel. Default: one per core.
     #[arg(long, value_name = "COUNT", env = "DORMOUSE_THREADS", hide_env_values = true)]
     #[arg(help_heading = "Mount")]
@@ -368,7 +374,7 @@ fill_from!(LogArgs: level, format);
 fill_from!(StoreArgs: url, endpoint, region, path_style, profile, timeout);
 fill_from!(
     TuningArgs: cache_dir, cache_root, cache_size, create, lease_ttl, checkpoint_interval,
-    max_unsynced_age, max_unsynced_bytes, upload_limit, threads, allow_suid, allow_dev,
+    max_unsynced_age, max_unsynced_bytes, upload_limit, settle_cpu, threads, allow_suid, allow_dev,
     allow_other, no_xattr,
 );
 

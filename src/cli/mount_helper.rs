@@ -13,7 +13,7 @@ const NAMES: [&str; 4] =
     ["mount.dormouse", "mount.fuse.dormouse", "mount.fuse3.dormouse", "mount.fuse.dormouse3"];
 
 /// Options that are `dormouse mount`'s flags of the same name with a value.
-const WITH_VALUE: [&str; 22] = [
+const WITH_VALUE: [&str; 23] = [
     "store",
     "endpoint",
     "region",
@@ -28,6 +28,7 @@ const WITH_VALUE: [&str; 22] = [
     "max-unsynced-age",
     "max-unsynced-bytes",
     "upload-limit",
+    "settle-cpu",
     "threads",
     "at",
     "log-level",

@@ -180,6 +180,8 @@ pub struct WorkspaceSettings {
     pub unsynced_age_max: Option<Duration>,
     /// See `--max-unsynced-bytes`; zero: no cap.
     pub unsynced_bytes_max: u64,
+    /// See `--settle-cpu`; none: the default.
+    pub settle_cpu_percent: Option<u32>,
 }
 
 /// A mount, checked as far as that can be done without the store.
@@ -261,6 +263,7 @@ impl WorkspaceSettings {
                 .map_or(CHECKPOINT_INTERVAL_DEFAULT, |span| span.0),
             unsynced_age_max: tuning.max_unsynced_age.map(|span| span.0),
             unsynced_bytes_max: tuning.max_unsynced_bytes.map_or(0, |size| size.0),
+            settle_cpu_percent: settle_cpu(tuning)?,
             store,
             cache_dir,
         })
@@ -270,6 +273,16 @@ impl WorkspaceSettings {
     #[must_use]
     pub fn read_only(&self) -> bool {
         self.view != View::Writer
+    }
+}
+
+/// The share of a core for settling. A configuration file's number is checked here too.
+fn settle_cpu(tuning: &TuningArgs) -> Outcome<Option<u32>> {
+    match tuning.settle_cpu {
+        Some(percent) if !(1..=100).contains(&percent) => Err(Failure::usage(format!(
+            "--settle-cpu {percent}: must be 1 to 100 percent of a core"
+        ))),
+        percent => Ok(percent.map(u32::from)),
     }
 }
 

@@ -43,6 +43,9 @@ pub fn resume(context: &Context, settings: &WorkspaceSettings) -> Outcome<Worksp
     options.local.cache_bytes_max = settings.cache_bytes;
     options.upkeep.checkpoint_interval = settings.checkpoint_interval;
     options.upkeep.unsynced_bytes_max = settings.unsynced_bytes_max;
+    if let Some(percent) = settings.settle_cpu_percent {
+        options.upkeep.settle_cpu_percent = percent;
+    }
     if let Some(age) = settings.unsynced_age_max {
         options.upkeep.unsynced_age_max = age;
     }

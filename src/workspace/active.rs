@@ -16,6 +16,7 @@ use crate::types::{Clock, Epoch, PackId, Time};
 
 use super::head::{self, NextHead, Nonce, ReadHead, Swapped};
 use super::local_state::LocalState;
+use super::pace::Hurry;
 use super::settle::Settling;
 use super::status::SealCounts;
 use super::{Progress, Receipt, ResumeOptions, WorkspaceError};
@@ -42,6 +43,8 @@ pub struct Active {
     pub sealing: Mutex<()>,
     /// Pieces on their way to the store.
     pub settling: Mutex<Settling>,
+    /// Who waits for `settling`.
+    pub hurry: Hurry,
     /// One change of the head at a time, from making the next one to knowing what became of it.
     pub swapping: Mutex<()>,
     pub mount: Mutex<Mount>,

@@ -15,6 +15,7 @@ mod inline;
 mod lease;
 mod local_state;
 mod options;
+mod pace;
 mod packs;
 mod plan;
 mod progress;

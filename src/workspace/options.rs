@@ -52,6 +52,8 @@ pub struct Upkeep {
     pub checkpoint_interval: Duration,
     /// A file is settled when it was not written for this long.
     pub quiet_period: Duration,
+    /// Share of one core that background settling may use, 1 to 100.
+    pub settle_cpu_percent: u32,
     /// A change reaches the store at the latest after this; zero: no cap.
     pub unsynced_age_max: Duration,
     /// Whether all metadata is fetched in the background after a resume.
@@ -99,6 +101,7 @@ impl Default for Upkeep {
             threads: true,
             checkpoint_interval: Duration::from_secs(60),
             quiet_period: Duration::from_secs(2),
+            settle_cpu_percent: 50,
             unsynced_age_max: Duration::from_secs(300),
             prefetch: true,
             hot_bytes_max: 0,

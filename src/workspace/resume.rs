@@ -20,6 +20,7 @@ use super::active::{Active, Mount, Tally, lease};
 use super::head::{self, ReadHead};
 use super::lease::Acquire;
 use super::local_state::LocalState;
+use super::pace::Hurry;
 use super::{Progress, ResumeOptions, WorkspaceError, store};
 
 /// Overlay records dropped by one commit.
@@ -296,6 +297,7 @@ impl Begin<'_> {
             }),
             tally: Mutex::new(Tally::default()),
             closed: AtomicBool::new(false),
+            hurry: Hurry::default(),
         })
     }
 }

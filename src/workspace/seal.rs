@@ -61,7 +61,9 @@ impl Active {
         let _sealing = self.sealing.lock();
         self.check_writable()?;
         let started = self.clock.monotonic();
+        let in_hurry = self.hurry.up();
         let mut settling = self.settling.lock();
+        drop(in_hurry);
         let result = self.seal_changes(reason, &mut settling);
         if result.is_err() {
             // What was cut is known to the chunk layer; only the planning is repeated.

@@ -15,6 +15,7 @@ use crate::types::Ino;
 
 use super::active::Active;
 use super::cutter::{Cutter, Drafts, PieceKey};
+use super::pace::Pace;
 use super::plan::{Extents, PIECE_LEN, is_staged, piece_start};
 use super::{Phase, WorkspaceError};
 
@@ -91,6 +92,8 @@ impl Active {
         let inodes: HashSet<Ino> = dirty.iter().map(|file| file.ino).collect();
         settling.seen.retain(|ino, _| inodes.contains(ino));
         let mut cut = 0;
+        let share = if which == Which::All { 100 } else { self.options.upkeep.settle_cpu_percent };
+        let mut pace = Pace::new(share);
         for file in dirty {
             let due =
                 which == Which::All || settling.takes(&file, now, self.options.upkeep.quiet_period);
@@ -98,7 +101,7 @@ impl Active {
                 continue;
             }
             self.progress.check()?;
-            self.settle_file(&mut settling.drafts, file.ino, fetch)?;
+            self.settle_file(&mut settling.drafts, file.ino, &mut pace, fetch)?;
             let seen = Seen { last_write: file.last_write, cut_at: now };
             settling.seen.insert(file.ino, seen);
             cut += 1;
@@ -113,6 +116,7 @@ impl Active {
         &self,
         drafts: &mut Drafts,
         ino: Ino,
+        pace: &mut Pace,
         fetch: Fetch,
     ) -> Result<(), WorkspaceError> {
         let cutter = Cutter { local: &self.local, chunks: &self.chunks };
@@ -126,6 +130,7 @@ impl Active {
             if let Some(draft) = cutter.cut(key, captured, fetch)? {
                 drafts.insert(key, draft);
             }
+            pace.rest(&self.hurry);
         }
         Ok(())
     }
