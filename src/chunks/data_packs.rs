@@ -260,6 +260,12 @@ impl DataPacks {
         &self,
         go_on: &dyn Fn() -> bool,
     ) -> Result<Vec<Durable<PackId>>, ChunkError> {
+        self.drain(go_on)?;
+        Ok(std::mem::take(&mut self.state.lock().stored))
+    }
+
+    /// As `flush`, but leaves the list of stored packs to the next one.
+    pub(super) fn drain(&self, go_on: &dyn Fn() -> bool) -> Result<(), ChunkError> {
         let mut state = self.state.lock();
         self.close_open(&mut state);
         state.round += 1;
@@ -268,7 +274,7 @@ impl DataPacks {
         self.changed.notify_all();
         let result = loop {
             if state.outstanding.range(..end).next().is_none() {
-                break Ok(std::mem::take(&mut state.stored));
+                break Ok(());
             }
             if let Some(cause) = state.failed_since(round, end) {
                 break Err(ChunkError::Unavailable(cause));
@@ -280,6 +286,11 @@ impl DataPacks {
         };
         state.flushes_waiting -= 1;
         result
+    }
+
+    /// Forgets where chunks of acknowledged packs are.
+    pub(super) fn forget_places(&self) {
+        self.state.lock().recent.clear();
     }
 
     /// Bytes of frames that the store has not acknowledged.

@@ -34,14 +34,19 @@ pub enum Fetch {
     /// Yes, until the clock's `monotonic()` time is this. Waiting for somebody else's request
     /// counts.
     Until(Duration),
+    /// Yes, each request for this long. For work of many steps that waits for other things in
+    /// between, as a seal does for uploads: a deadline for all of it would pass meanwhile.
+    Within(Duration),
 }
 
 impl Fetch {
-    /// The deadline, if waiting is allowed.
-    pub(super) fn deadline(self) -> Result<Duration, ChunkError> {
+    /// The deadline of a request that begins now, by `clock.monotonic()`; none: do not wait.
+    #[must_use]
+    pub fn deadline(self, clock: &dyn Clock) -> Option<Duration> {
         match self {
-            Fetch::LocalOnly => Err(ChunkError::NotLocal),
-            Fetch::Until(deadline) => Ok(deadline),
+            Fetch::LocalOnly => None,
+            Fetch::Until(deadline) => Some(deadline),
+            Fetch::Within(wait) => Some(clock.monotonic() + wait),
         }
     }
 }
@@ -147,7 +152,7 @@ impl Fetcher {
             wanted.iter().map(|(id, slot)| self.local_chunk(id, slot, ahead)).collect();
         let missing: Vec<usize> = (0..wanted.len()).filter(|&i| found[i].is_none()).collect();
         if !missing.is_empty() {
-            let deadline = fetch.deadline()?;
+            let deadline = fetch.deadline(&*self.below.clock).ok_or(ChunkError::NotLocal)?;
             for round in rounds(&missing, |index| u64::from(wanted[index].1.len)) {
                 self.read_missing(wanted, round, deadline, &mut found)?;
             }
@@ -239,7 +244,7 @@ impl Fetcher {
     }
 
     fn fetch_node(&self, node: &NodeRef, fetch: Fetch) -> Result<Vec<u8>, ChunkError> {
-        let deadline = fetch.deadline()?;
+        let deadline = fetch.deadline(&*self.below.clock).ok_or(ChunkError::NotLocal)?;
         self.below.counters.misses.add(1);
         let mut opened = self.fetch_opened(FrameKind::Node, &[(node.id.0, node.slot)], deadline);
         opened.pop().unwrap_or(Err(ChunkError::NotLocal))

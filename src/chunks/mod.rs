@@ -206,6 +206,21 @@ impl Chunks {
         self.packs.flush(go_on)
     }
 
+    /// Takes nothing for stored any more but what the local disk knows
+    /// (`Local::known_clear`): a pack that the store acknowledged is not there.
+    pub fn forget_places(&self) {
+        self.packs.forget_places();
+    }
+
+    /// Uploads what is pending, as [`Chunks::flush`] does, but leaves the packs to be told by the
+    /// next flush: for making room in the middle of adding.
+    pub fn make_room(&self) -> Result<(), ChunkError> {
+        if self.packs.waiting_bytes() > 0 {
+            self.uploaders.start()?;
+        }
+        self.packs.drain(&|| true)
+    }
+
     /// Where a chunk is in the store: only a place that the store acknowledged, or from which it
     /// was read. None: add it (again). After [`Chunks::flush`] it is known for all chunks added,
     /// and remembered on the local disk.

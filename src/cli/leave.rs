@@ -143,7 +143,7 @@ fn hibernate(
         )),
     })?;
     take_away(&daemon.mounted);
-    close(&daemon.workspace)?;
+    close_sealed(&daemon.workspace);
     Ok(receipt)
 }
 
@@ -207,7 +207,7 @@ fn seal_and_close(
             settings.name
         ))
     })?;
-    close(&daemon.workspace)?;
+    close_sealed(&daemon.workspace);
     Ok(receipt)
 }
 
@@ -296,6 +296,14 @@ fn flush(daemon: &Daemon) {
 
 fn close(workspace: &Workspace) -> Outcome {
     workspace.close().map_err(Failure::from)
+}
+
+/// Closes what is kept here when the store has everything: what goes wrong now costs the cache
+/// at most, and the hibernation did not fail.
+fn close_sealed(workspace: &Workspace) {
+    if let Err(error) = workspace.close() {
+        tracing::warn!(%error, "everything is in the store, but the local data did not close well");
+    }
 }
 
 /// Closes what is kept here after a failure, which stays the one that is reported.

@@ -70,7 +70,7 @@ impl Filesystem {
         let want = match (from.plus, caller.fetch) {
             (false, _) => Want::Names,
             (true, Fetch::LocalOnly) => Want::LocalAttrs,
-            (true, Fetch::Until(_)) => Want::Attrs,
+            (true, Fetch::Until(_) | Fetch::Within(_)) => Want::Attrs,
         };
         let listed = self.read_only(caller.fetch, || self.list(directory, want, &mut taken, sink));
         // What was given stays given; the next call goes on from there, or meets the error.

@@ -65,7 +65,7 @@ impl Gate {
 
     /// Waits until the gate is no longer frozen; `Frozen` at the deadline.
     pub fn wait_for_thaw(&self, fetch: Fetch, clock: &dyn Clock) -> Result<(), FsError> {
-        let Fetch::Until(deadline) = fetch else { return Err(FsError::Frozen) };
+        let deadline = fetch.deadline(clock).ok_or(FsError::Frozen)?;
         let mut guard = self.thawed.0.lock();
         while *self.mode.read() == Mode::Frozen {
             let left = deadline.saturating_sub(clock.monotonic());

@@ -197,7 +197,8 @@ impl Filesystem {
     ) -> Result<T, FsError> {
         for _ in 0..TRIES_MAX {
             match (op(), fetch) {
-                (Err(FsError::NotLocal(missing)), Fetch::Until(_)) => self.bring(missing, fetch)?,
+                (done, Fetch::LocalOnly) => return done,
+                (Err(FsError::NotLocal(missing)), _) => self.bring(missing, fetch)?,
                 (done, _) => return done,
             }
         }

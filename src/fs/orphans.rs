@@ -125,7 +125,7 @@ impl Filesystem {
 
     fn forget_orphan(&self, ino: Ino) -> Result<bool, FsError> {
         if self.get(&Key::orphan(ino))?.is_some() {
-            let mut batch = Batch::new();
+            let mut batch = Batch::for_upkeep();
             batch.delete(Key::orphan(ino));
             self.namespace.commit(Change { batch, ..Change::default() })?;
         }
@@ -144,7 +144,7 @@ impl Filesystem {
             if let Some((last, _)) = page.last() {
                 from = last.successor();
             }
-            let mut batch = Batch::new();
+            let mut batch = Batch::for_upkeep();
             for (key, _) in page {
                 batch.delete(key);
             }

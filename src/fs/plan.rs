@@ -28,6 +28,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// The change frees what is full, so it is let in where others are refused.
+    pub fn for_upkeep(&mut self) {
+        self.batch = Batch::for_upkeep();
+    }
+
     pub fn new(now: Time) -> Plan {
         Plan {
             now,

@@ -66,6 +66,7 @@ impl Filesystem {
                 return Ok(0);
             }
             let mut plan = self.plan();
+            plan.for_upkeep();
             let mut replaced = 0;
             for region in regions {
                 let live = extents(&locked, ino)?.whole(region.from..region.to);
@@ -117,7 +118,7 @@ impl Filesystem {
         if stale == Stale::Skip {
             return Ok(());
         }
-        let mut batch = Batch::new();
+        let mut batch = Batch::for_upkeep();
         for region in regions {
             for (key, value) in self.shadows(ino, region, &[])? {
                 debug_assert!(value.is_none());

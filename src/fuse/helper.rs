@@ -105,11 +105,15 @@ pub(super) fn abort(connection: u32) -> io::Result<()> {
 pub(super) fn is_disconnected(mountpoint: &Path) -> bool {
     let Ok(path) = c_path(mountpoint) else { return false };
     let answer = run(PROBE_MILLIS_MAX, &|| {
-        let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_DIRECTORY;
-        // SAFETY: a NUL-terminated path; the descriptor dies with the child.
-        match unsafe { libc::open(path.as_ptr(), flags) } {
-            fd if fd >= 0 => 0,
-            _ => nix::errno::Errno::last_raw(),
+        // Not `open`: with its attributes cached the kernel opens a directory without asking, and
+        // a dead mount would pass for a living one. `statfs` always asks.
+        // SAFETY: a NUL-terminated path, and room for the answer, which may be all zeros.
+        unsafe {
+            let mut answer: libc::statfs = std::mem::zeroed();
+            match libc::statfs(path.as_ptr(), &mut answer) {
+                0 => 0,
+                _ => nix::errno::Errno::last_raw(),
+            }
         }
     });
     answer.is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))

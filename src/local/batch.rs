@@ -18,6 +18,7 @@ pub enum Slot {
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     pub(super) records: Vec<(Key, Slot)>,
+    upkeep: bool,
 }
 
 impl Batch {
@@ -25,6 +26,19 @@ impl Batch {
     #[must_use]
     pub fn new() -> Batch {
         Batch::default()
+    }
+
+    /// An empty batch of a change that frees room (settling, sealing, reclaiming): it is let in
+    /// where the budget or the disk's reserve refuses others. Else what is full stays full.
+    #[must_use]
+    pub fn for_upkeep() -> Batch {
+        Batch { upkeep: true, ..Batch::default() }
+    }
+
+    /// Whether it was made by [`Batch::for_upkeep`].
+    #[must_use]
+    pub fn is_upkeep(&self) -> bool {
+        self.upkeep
     }
 
     /// Sets a record.

@@ -125,9 +125,12 @@ impl Local {
     /// does not lose them; a power cut may, as part of a suffix, until [`Local::sync`].
     ///
     /// Errors: `Full`, `Quota` (records alone may go somewhat over it), `Poisoned`, `TooLarge`
-    /// (256 MiB), `Closed`. After an error nothing of it is there.
+    /// (256 MiB), `Closed`. After an error nothing of it is there. A batch for upkeep meets neither
+    /// the budget nor the reserve.
     pub fn commit(&self, batch: Batch) -> Result<(), LocalError> {
-        self.admit(0)?;
+        if !batch.is_upkeep() {
+            self.admit(0)?;
+        }
         let mut batch = Some(batch);
         self.overlay.commit(&[], &mut |_| batch.take().unwrap_or_default())
     }

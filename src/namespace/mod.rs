@@ -243,7 +243,10 @@ impl Namespace {
 
     /// Sets records of the mount's own state, atomically; `None` removes one.
     pub fn set_state(&self, records: &[(&str, Option<Vec<u8>>)]) -> Result<(), NamespaceError> {
-        let mut batch = Batch::new();
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::for_upkeep();
         for (name, value) in records {
             match value {
                 Some(value) => batch.put(Key::local(name), value.clone()),

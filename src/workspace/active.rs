@@ -104,7 +104,7 @@ pub struct Tally {
 impl Active {
     /// A deadline for what a foreground step may wait for the store.
     pub fn fetch(&self) -> Fetch {
-        Fetch::Until(self.clock.monotonic() + self.options.fetch_timeout)
+        Fetch::Within(self.options.fetch_timeout)
     }
 
     /// Whether a seal may go on.

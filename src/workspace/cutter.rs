@@ -71,7 +71,7 @@ impl Cutter<'_> {
     fn add(&self, plain: &[u8]) -> Result<ChunkId, WorkspaceError> {
         match self.chunks.add_chunk(plain) {
             Err(ChunkError::Unavailable(_)) => {
-                self.chunks.flush()?;
+                self.chunks.make_room()?;
                 Ok(self.chunks.add_chunk(plain)?)
             }
             added => Ok(added?),

@@ -91,7 +91,7 @@ impl Active {
         let cut_at = self.clock.monotonic();
         let sealed = if self.has_changes()? {
             self.settle(settling, Which::All, fetch)?;
-            let cut = |view: &CutView<'_>| self.seal_cut(view, settling, fetch);
+            let cut = |view: &CutView<'_>| self.seal_cut(view, settling, reason, fetch);
             self.namespace.with_cut(cut)??
         } else {
             None
@@ -118,6 +118,7 @@ impl Active {
         &self,
         view: &CutView<'_>,
         settling: &mut Settling,
+        reason: Reason,
         fetch: Fetch,
     ) -> Result<Option<Sealed>, WorkspaceError> {
         crash_point("seal.cut");
@@ -129,6 +130,12 @@ impl Active {
         self.mount.lock().unlisted.extend(stored);
         self.progress.check()?;
         crash_point("seal.flushed");
+        if reason == Reason::Hibernate {
+            // While the overlay still leads to the journal, which has the bytes of these packs.
+            self.progress.phase(Phase::Confirming);
+            let data_packs = self.mount.lock().unlisted.clone();
+            self.confirm(&data_packs)?;
+        }
         let edits = self.exchange(&drafts, fetch)?;
         crash_point("seal.exchanged");
         self.progress.phase(Phase::Tree);
@@ -216,7 +223,7 @@ impl Active {
         let data_packs = self.mount.lock().unlisted.clone();
         if reason == Reason::Hibernate {
             self.progress.phase(Phase::Confirming);
-            self.confirm(&sealed, &data_packs)?;
+            self.confirm(&sealed.tree.written)?;
         }
         self.progress.check()?;
         self.progress.phase(Phase::Head);
@@ -252,15 +259,11 @@ impl Active {
         })
     }
 
-    /// Asks the store for every pack of this seal once more.
-    fn confirm(
-        &self,
-        sealed: &Sealed,
-        data_packs: &[Durable<PackId>],
-    ) -> Result<(), WorkspaceError> {
-        let packs: Vec<_> = data_packs.iter().chain(&sealed.tree.written).cloned().collect();
-        self.chunks.confirm(&packs).map_err(|error| {
+    /// Asks the store for these packs of this seal once more.
+    fn confirm(&self, packs: &[Durable<PackId>]) -> Result<(), WorkspaceError> {
+        self.chunks.confirm(packs).map_err(|error| {
             // What is not there must be made again: nothing may be taken for known.
+            self.chunks.forget_places();
             if let Err(error) = self.local.known_clear() {
                 tracing::warn!(%error, "could not forget chunk locations");
             }
@@ -333,15 +336,18 @@ impl Active {
         snapshot: &Snapshot,
         id: SnapshotId,
     ) -> Result<(), WorkspaceError> {
+        // In memory first, where nothing can fail: the head names the new tree, so from here on
+        // the overlay must be trimmed against it and nothing else. If the note cannot be written,
+        // the one made before the snapshot (`pending`) says after a crash that the head is ours.
+        self.namespace.rebase(Base { tree, next_ino: sealed.next_ino }, &[])?;
         let mut mount = self.mount.lock();
         mount.state.base = Some(id);
         mount.state.pending.clear();
-        mount.state.save(&self.local)?;
         mount.base_created = Some(snapshot.created);
         mount.base_packs.clone_from(&sealed.tree.packs);
         let listed: Vec<PackId> = snapshot.data_packs_added.iter().map(|pack| pack.id).collect();
         mount.unlisted.retain(|pack| !listed.contains(pack.value()));
-        self.namespace.rebase(Base { tree, next_ino: sealed.next_ino }, &[])?;
+        mount.state.save(&self.local)?;
         Ok(())
     }
 

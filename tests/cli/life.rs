@@ -43,8 +43,11 @@ fn after_a_killed_daemon_mounting_again_goes_on_with_everything() {
     for i in 0..50 {
         fs::write(world.ws().join(format!("f{i}")), format!("{i}")).unwrap();
     }
+    // What the kernel then knows of the root lets it open the dead mount without asking anyone.
+    assert_eq!(fs::read_dir(world.ws()).unwrap().count(), 50);
+    fs::metadata(world.ws()).unwrap();
     world.crash();
-    assert!(fs::read_dir(world.ws()).is_err(), "a dead mount is still there");
+    assert!(fs::read(world.ws().join("never-looked-up")).is_err(), "a dead mount is still there");
     world.fails(&["status", &world.text("ws")], 5, "has died");
     let all = world.ok(&["status", "--json"]).json();
     assert_eq!(all["mounts"][0]["state"], "dead");

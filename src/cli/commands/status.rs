@@ -141,6 +141,9 @@ fn unsynced(facts: &MountFacts) -> String {
         unsynced.files,
         span(unsynced.age_secs)
     );
+    if unsynced.bytes == 0 {
+        text.push_str("; but there are changes that no snapshot holds");
+    }
     if unsynced.bytes_max > 0 {
         text.push_str(&format!(" (at most {})", ByteSize(unsynced.bytes_max)));
     }
@@ -159,6 +162,11 @@ mod tests {
         let mut facts = MountFacts::default();
         assert!(text(&facts).contains("everything is in the store"));
         facts.status.unsynced.changed = true;
+        let uploaded = text(&facts);
+        assert!(
+            uploaded.contains("0 B in 0 files, oldest 0s; but there are changes"),
+            "{uploaded}"
+        );
         facts.status.unsynced.bytes = 3 << 20;
         facts.status.unsynced.files = 2;
         facts.status.unsynced.age_secs = 61;

@@ -326,6 +326,32 @@ fn a_spent_budget_is_said_on_the_write_and_removing_still_works() {
 }
 
 #[test]
+fn what_frees_room_is_let_in_where_there_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = LocalOptions { cache_bytes_max: 1 << 20, ..small() };
+    let local = open_with(dir.path(), &options);
+    let mut written = 0;
+    while write(&local, written, &[1; 50_000]).is_ok() {
+        written += 1;
+    }
+    // Records alone have some room more, and then have none either.
+    let refused = (1000..).find_map(|n| {
+        let mut batch = Batch::new();
+        batch.put(Key::attr(Ino(n)), vec![7; 2000]);
+        local.commit(batch).err()
+    });
+    assert!(matches!(refused, Some(LocalError::Quota { .. })), "{refused:?}");
+    // A mount whose budget is spent must still be able to settle and seal, or it stays so.
+    for n in 0..written {
+        let mut batch = Batch::for_upkeep();
+        batch.delete(Key::extent(Ino(n), 0));
+        local.commit(batch).unwrap();
+    }
+    assert!(local.sweep().unwrap() > 500_000);
+    write(&local, 0, &[1; 50_000]).unwrap();
+}
+
+#[test]
 fn a_write_that_finds_no_room_frees_dead_bytes_itself() {
     let dir = tempfile::tempdir().unwrap();
     let options = LocalOptions { cache_bytes_max: 1 << 20, ..small() };
