@@ -256,15 +256,6 @@ impl DataPacks {
     /// Closes the open pack and waits until every pack closed so far is acknowledged. On a
     /// failure everything stays pending, and the next flush tries again at once.
     /// Asks `go_on` now and then, and gives up with `Closed` when it says no.
-    pub(super) fn flush(
-        &self,
-        go_on: &dyn Fn() -> bool,
-    ) -> Result<Vec<Durable<PackId>>, ChunkError> {
-        self.drain(go_on)?;
-        Ok(std::mem::take(&mut self.state.lock().stored))
-    }
-
-    /// As `flush`, but leaves the list of stored packs to the next one.
     pub(super) fn drain(&self, go_on: &dyn Fn() -> bool) -> Result<(), ChunkError> {
         let mut state = self.state.lock();
         self.close_open(&mut state);
@@ -286,6 +277,11 @@ impl DataPacks {
         };
         state.flushes_waiting -= 1;
         result
+    }
+
+    /// The packs acknowledged since the last call.
+    pub(super) fn take_stored(&self) -> Vec<Durable<PackId>> {
+        std::mem::take(&mut self.state.lock().stored)
     }
 
     /// Forgets where chunks of acknowledged packs are.

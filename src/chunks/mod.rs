@@ -200,10 +200,8 @@ impl Chunks {
         &self,
         go_on: &dyn Fn() -> bool,
     ) -> Result<Vec<Durable<PackId>>, ChunkError> {
-        if self.packs.waiting_bytes() > 0 {
-            self.uploaders.start()?;
-        }
-        self.packs.flush(go_on)
+        self.drain(go_on)?;
+        Ok(self.packs.take_stored())
     }
 
     /// Takes nothing for stored any more but what the local disk knows
@@ -215,10 +213,14 @@ impl Chunks {
     /// Uploads what is pending, as [`Chunks::flush`] does, but leaves the packs to be told by the
     /// next flush: for making room in the middle of adding.
     pub fn make_room(&self) -> Result<(), ChunkError> {
+        self.drain(&|| true)
+    }
+
+    fn drain(&self, go_on: &dyn Fn() -> bool) -> Result<(), ChunkError> {
         if self.packs.waiting_bytes() > 0 {
             self.uploaders.start()?;
         }
-        self.packs.drain(&|| true)
+        self.packs.drain(go_on)
     }
 
     /// Where a chunk is in the store: only a place that the store acknowledged, or from which it

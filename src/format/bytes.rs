@@ -21,6 +21,21 @@ impl<'a> Reader<'a> {
         FormatError::Malformed { what: self.what, why }
     }
 
+    /// Takes the magic and the version byte, which must be these.
+    pub(super) fn kind(&mut self, magic: &[u8; 4], version: u8) -> Result<(), FormatError> {
+        if self.array()? != *magic {
+            return Err(FormatError::WrongMagic { what: self.what });
+        }
+        match self.u8()? {
+            found if found == version => Ok(()),
+            0 => Err(self.malformed("version 0")),
+            found => {
+                let [found, supported] = [found, version].map(u16::from);
+                Err(FormatError::NewerVersion { what: self.what, found, supported })
+            }
+        }
+    }
+
     /// The next `N` bytes.
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
         let (head, rest) = self.bytes.split_first_chunk::<N>().ok_or_else(|| self.truncated(N))?;

@@ -128,17 +128,7 @@ fn parse(bytes: &[u8]) -> Result<(FrameHeader, Encoding, u32), FormatError> {
         return Err(FormatError::Truncated { what: WHAT, needed: FRAME_HEADER_LEN as u64 });
     }
     let mut reader = Reader::new(bytes, WHAT);
-    if reader.array()? != *FRAME_MAGIC {
-        return Err(FormatError::WrongMagic { what: WHAT });
-    }
-    match reader.u8()? {
-        VERSION => {}
-        0 => return Err(reader.malformed("version 0")),
-        found => {
-            let [found, supported] = [found, VERSION].map(u16::from);
-            return Err(FormatError::NewerVersion { what: WHAT, found, supported });
-        }
-    }
+    reader.kind(FRAME_MAGIC, VERSION)?;
     let kind = match reader.u8()? {
         1 => FrameKind::Chunk,
         2 => FrameKind::Node,

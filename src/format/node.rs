@@ -295,17 +295,7 @@ pub fn decode_node(plain: Bytes, own_pack: PackId) -> Result<Node, FormatError> 
         return Err(FormatError::TooLong { what: WHAT, len, max });
     }
     let mut reader = Reader::new(&plain, WHAT);
-    if reader.array()? != *MAGIC {
-        return Err(FormatError::WrongMagic { what: WHAT });
-    }
-    match reader.u8()? {
-        VERSION => {}
-        0 => return Err(reader.malformed("version 0")),
-        found => {
-            let [found, supported] = [found, VERSION].map(u16::from);
-            return Err(FormatError::NewerVersion { what: WHAT, found, supported });
-        }
-    }
+    reader.kind(MAGIC, VERSION)?;
     let level = reader.u8()?;
     if level > LEVEL_MAX {
         return Err(reader.malformed("level"));
