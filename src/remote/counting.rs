@@ -41,6 +41,8 @@ pub struct Call {
     pub range: Option<Range<u64>>,
     /// Object bytes that went either way; 0 where it failed.
     pub bytes: u64,
+    /// What the store or the way to it said where it failed.
+    pub error: Option<RemoteError>,
     /// Its place in the longest chain: 1 for a request that nothing had to end before.
     pub round_trip: u64,
 }
@@ -98,12 +100,15 @@ impl CountingStore {
         call.round_trip = link.place;
         let answer = request.await;
         drop(link);
-        if let Ok(answer) = &answer {
-            call.bytes = len(answer);
-            match call.op {
-                Op::Put => counters.sent(call.bytes),
-                _ => counters.received(call.bytes),
+        match &answer {
+            Ok(answer) => {
+                call.bytes = len(answer);
+                match call.op {
+                    Op::Put => counters.sent(call.bytes),
+                    _ => counters.received(call.bytes),
+                }
             }
+            Err(error) => call.error = Some(error.clone()),
         }
         self.log.lock().push(call);
         answer
@@ -111,7 +116,7 @@ impl CountingStore {
 }
 
 fn call(op: Op, key: &str, range: Option<Range<u64>>) -> Call {
-    Call { op, key: key.to_owned(), range, bytes: 0, round_trip: 0 }
+    Call { op, key: key.to_owned(), range, bytes: 0, error: None, round_trip: 0 }
 }
 
 #[async_trait]

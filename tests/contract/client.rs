@@ -27,10 +27,11 @@ fn bench(options: &RemoteOptions) -> Bench {
     Bench { counting, faults, remote, clock }
 }
 
+/// Short, but long enough that a busy machine answers in time what is answered at all.
 fn short() -> RemoteOptions {
     RemoteOptions {
-        deadline: Duration::from_millis(600),
-        attempt_timeout: Duration::from_millis(150),
+        deadline: Duration::from_millis(3000),
+        attempt_timeout: Duration::from_millis(1000),
         ..RemoteOptions::default()
     }
 }
@@ -108,15 +109,15 @@ fn every_call_ends_by_its_deadline() {
     let error = remote.get("k").unwrap_err();
     let waited = clock.monotonic() - start;
     assert!(error.is_transient() && error.to_string().contains("injected"), "{error}");
-    assert!(waited >= Duration::from_millis(500), "gave up after {waited:?}");
-    assert!(waited < Duration::from_secs(3), "{waited:?}");
+    assert!(waited >= Duration::from_millis(2000), "gave up after {waited:?}");
+    assert!(waited < Duration::from_secs(20), "{waited:?}");
     faults.heal();
     faults.inject(When::every(Op::Get, ""), Fault::Hang);
     let start = clock.monotonic();
     let soon = start + Duration::from_millis(50);
     assert!(remote.get_until("k", None, soon).unwrap_err().is_transient());
     assert!(remote.get_many_until(vec![("k".to_owned(), None)], soon)[0].is_err());
-    assert!(clock.monotonic() - start < Duration::from_millis(500));
+    assert!(clock.monotonic() - start < Duration::from_millis(2500), "not the client's deadline");
     faults.heal();
     assert!(matches!(remote.get("k"), Err(RemoteError::Absent { .. })), "back in service");
 }
@@ -166,8 +167,8 @@ fn the_foreground_never_waits_behind_the_background() {
         remote.put(&format!("back/{number}"), body("x"), PutMode::Any).unwrap();
     }
     remote.put("front", body("y"), PutMode::Any).unwrap();
-    faults.inject(When::every(Op::Get, "back"), Fault::Latency(Duration::from_millis(300)));
-    faults.inject(When::every(Op::Put, "back"), Fault::Latency(Duration::from_millis(300)));
+    faults.inject(When::every(Op::Get, "back"), Fault::Latency(Duration::from_secs(5)));
+    faults.inject(When::every(Op::Put, "back"), Fault::Latency(Duration::from_secs(5)));
     let uploads: Vec<_> = (0..40)
         .map(|number| remote.submit_put(&format!("back/{number}"), body("z"), PutMode::Any))
         .collect();
@@ -178,14 +179,14 @@ fn the_foreground_never_waits_behind_the_background() {
     let start = clock.monotonic();
     assert_eq!(remote.get("front").unwrap().bytes, "y");
     let waited = clock.monotonic() - start;
-    assert!(waited < Duration::from_millis(200), "waited {waited:?} behind the background");
+    assert!(waited < Duration::from_secs(4), "waited {waited:?} behind the background");
     drop((uploads, fetches));
 }
 
 #[test]
 fn the_upload_limit_holds_large_bodies_back_and_lets_small_ones_pass() {
     let options =
-        RemoteOptions { upload_bytes_per_sec_max: 1024 * 1024, ..RemoteOptions::default() };
+        RemoteOptions { upload_bytes_per_sec_max: 256 * 1024, ..RemoteOptions::default() };
     let Bench { remote, clock, .. } = bench(&options);
     let large = Bytes::from(vec![7; 256 * 1024]);
     let start = clock.monotonic();
@@ -193,12 +194,12 @@ fn the_upload_limit_holds_large_bodies_back_and_lets_small_ones_pass() {
         .map(|number| remote.submit_put(&format!("{number}"), large.clone(), PutMode::Any))
         .collect();
     remote.put("head", body("x"), PutMode::Create).unwrap();
-    assert!(clock.monotonic() - start < Duration::from_millis(200), "the head waited");
+    assert!(clock.monotonic() - start < Duration::from_millis(2500), "the head waited");
     for upload in uploads {
         upload.wait().unwrap();
     }
     let took = clock.monotonic() - start;
-    assert!(took >= Duration::from_millis(700), "1 MiB left in {took:?}");
+    assert!(took >= Duration::from_millis(2800), "1 MiB left in {took:?}");
     assert_eq!(remote.stats().bytes_out, 1024 * 1024 + 1);
 }
 
@@ -228,7 +229,7 @@ fn requests_bytes_and_round_trips_are_counted_exactly() {
 fn requests_at_once_are_one_round_trip() {
     let clock = Arc::new(SystemClock::new());
     let memory = Arc::new(MemoryStore::new(clock.clone()));
-    let slow = RateLimitStore::new(memory, Duration::from_millis(60), 0, 0);
+    let slow = RateLimitStore::new(memory, Duration::from_millis(500), 0, 0);
     let counting = CountingStore::new(slow);
     let options = RemoteOptions::default();
     let remote = Remote::from_store(counting.clone(), &options, clock.clone()).unwrap();

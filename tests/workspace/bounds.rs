@@ -37,7 +37,7 @@ fn resume_and_list(many: usize) {
     workspace.close().unwrap();
     // A store that takes its time, so that what is asked for together overlaps.
     let always = When { op: None, key: String::new(), skip: 0, times: 0 };
-    world.faults.inject(always, Fault::Latency(Duration::from_millis(30)));
+    world.faults.inject(always, Fault::Latency(Duration::from_millis(300)));
     world.counts.reset();
     let workspace = world.resume("b");
     let listed = world.files(&workspace).list(Ino::ROOT, true);

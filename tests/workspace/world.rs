@@ -24,6 +24,8 @@ pub struct World {
     pub faults: Arc<FaultStore>,
     pub counts: Arc<CountingStore>,
     pub dirs: tempfile::TempDir,
+    /// How long the store's clients wait.
+    patience: RemoteOptions,
     _store_dir: Option<tempfile::TempDir>,
 }
 
@@ -50,10 +52,30 @@ impl World {
             ..RemoteOptions::default()
         };
         let store = S3Store::new(bucket, "workspace tests", &options).unwrap();
-        World::over(Arc::new(store), Arc::default())
+        // A real server on a busy machine may take seconds: an attempt given up meanwhile would
+        // be a request more than the test counts.
+        let patience = RemoteOptions {
+            deadline: Duration::from_secs(120),
+            attempt_timeout: Duration::from_secs(60),
+            ..RemoteOptions::default()
+        };
+        World::with_patience(Arc::new(store), Arc::default(), patience)
     }
 
     fn over(store: Arc<dyn ObjectStore>, store_clock: Arc<ManualClock>) -> World {
+        let patience = RemoteOptions {
+            deadline: Duration::from_millis(3000),
+            attempt_timeout: Duration::from_millis(1000),
+            ..RemoteOptions::default()
+        };
+        World::with_patience(store, store_clock, patience)
+    }
+
+    fn with_patience(
+        store: Arc<dyn ObjectStore>,
+        store_clock: Arc<ManualClock>,
+        patience: RemoteOptions,
+    ) -> World {
         let faults = FaultStore::new(store, 7);
         let world = World {
             clock: Arc::new(SystemClock::new()),
@@ -61,6 +83,7 @@ impl World {
             counts: CountingStore::new(faults.clone()),
             faults,
             dirs: tempfile::tempdir().unwrap(),
+            patience,
             _store_dir: None,
         };
         assert!(Store::init(world.remote(), &*world.clock).unwrap().1);
@@ -70,12 +93,7 @@ impl World {
 
     /// A machine's client of the store.
     pub fn remote(&self) -> Arc<Remote> {
-        let options = RemoteOptions {
-            deadline: Duration::from_millis(3000),
-            attempt_timeout: Duration::from_millis(1000),
-            ..RemoteOptions::default()
-        };
-        Remote::from_store(self.counts.clone(), &options, self.clock.clone()).unwrap()
+        Remote::from_store(self.counts.clone(), &self.patience, self.clock.clone()).unwrap()
     }
 
     pub fn dir(&self, cache: &str) -> PathBuf {
