@@ -32,6 +32,8 @@ pub enum Fault {
     Truncate(usize),
     /// A bit of a GET's body at this offset (modulo its length) is flipped.
     Corrupt(usize),
+    /// A PUT's condition is ignored.
+    Unconditional,
 }
 
 /// Which requests a fault meets.
@@ -180,7 +182,9 @@ impl FaultStore {
                 let _ = request.await;
                 std::future::pending().await
             }
-            None | Some(Fault::Truncate(_) | Fault::Corrupt(_)) => request.await,
+            None | Some(Fault::Truncate(_) | Fault::Corrupt(_) | Fault::Unconditional) => {
+                request.await
+            }
         }
     }
 }
@@ -224,6 +228,7 @@ impl ObjectStore for FaultStore {
         } else {
             lost_answer(key)
         };
+        let mode = if fault == Some(Fault::Unconditional) { &PutMode::Any } else { mode };
         self.faulty(fault, lost, key, self.inner.put(key, bytes, mode)).await
     }
 

@@ -11,6 +11,7 @@
 #![allow(missing_docs, reason = "nothing here is a library")]
 
 mod credentials;
+mod issuers;
 mod outage;
 mod proxy;
 #[path = "../contract/suite.rs"]

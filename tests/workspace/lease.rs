@@ -59,6 +59,27 @@ fn a_renewal_keeps_the_lease_and_costs_one_put() {
 }
 
 #[test]
+fn a_store_that_stops_honouring_conditions_is_found_out_after_the_mount() {
+    let world = World::new();
+    let mut options = world.options("a");
+    options.upkeep.threads = true;
+    let workspace = world.try_resume(&options).unwrap();
+    let files = world.files(&workspace);
+    let ino = files.write("f", b"one");
+    world.faults.inject(When::every(Op::Put, "/head"), Fault::Unconditional);
+    let deadline = world.clock.monotonic() + Duration::from_secs(60);
+    while workspace.status().fenced.is_none() {
+        assert!(world.clock.monotonic() < deadline, "{:?}", workspace.status());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let why = workspace.status().fenced.unwrap();
+    assert!(why.contains("ignores conditional writes"), "{why}");
+    let refused = files.fs.write(&files.caller(), ino, 0, b"two", false);
+    assert!(matches!(refused, Err(FsError::Fenced)), "{refused:?}");
+    assert_eq!(files.read("f"), b"one");
+}
+
+#[test]
 fn the_same_cache_takes_its_own_lease_back_at_once() {
     let world = World::new();
     let first = world.resume("a");

@@ -7,6 +7,7 @@
 
 mod bounds;
 mod crash;
+mod day;
 mod lease;
 mod seals;
 mod stores;

@@ -37,6 +37,12 @@ impl World {
         World::over(Arc::new(memory), store_clock)
     }
 
+    /// As `new`, on machines whose clock is moved by hand.
+    pub fn in_slow_motion() -> (World, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::default());
+        (World { clock: clock.clone(), ..World::new() }, clock)
+    }
+
     /// An initialised store in a directory.
     pub fn in_directory() -> World {
         let dir = tempfile::tempdir().unwrap();
