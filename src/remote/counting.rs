@@ -51,7 +51,13 @@ pub struct Call {
 #[derive(Debug)]
 pub struct CountingStore {
     inner: Arc<dyn ObjectStore>,
-    counters: Mutex<Arc<Counters>>,
+    book: Mutex<Arc<Book>>,
+}
+
+/// What was counted from one reset to the next. A request stays with the book that it began in.
+#[derive(Debug, Default)]
+struct Book {
+    counters: Counters,
     log: Mutex<Vec<Call>>,
 }
 
@@ -59,32 +65,36 @@ impl CountingStore {
     /// Counts what goes to `inner`.
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>) -> Arc<CountingStore> {
-        Arc::new(CountingStore { inner, counters: Mutex::default(), log: Mutex::default() })
+        Arc::new(CountingStore { inner, book: Mutex::default() })
     }
 
     /// Totals since the start or the last [`CountingStore::reset`]. `retries` is always 0: here
     /// every attempt is a request.
     #[must_use]
     pub fn stats(&self) -> RemoteStats {
-        self.counters.lock().totals()
+        self.book().counters.totals()
     }
 
     /// The requests that have ended, in the order in which they did.
     #[must_use]
     pub fn log(&self) -> Vec<Call> {
-        self.log.lock().clone()
+        self.book().log.lock().clone()
     }
 
     /// Ended requests of one kind whose key contains `part`.
     #[must_use]
     pub fn count(&self, op: Op, part: &str) -> usize {
-        self.log.lock().iter().filter(|call| call.op == op && call.key.contains(part)).count()
+        let matches = |call: &&Call| call.op == op && call.key.contains(part);
+        self.book().log.lock().iter().filter(matches).count()
     }
 
-    /// Begins anew with everything at 0. Requests under way go to the old count.
+    /// Begins anew with everything at 0. Requests under way belong to what was before.
     pub fn reset(&self) {
-        *self.counters.lock() = Arc::default();
-        self.log.lock().clear();
+        *self.book.lock() = Arc::default();
+    }
+
+    fn book(&self) -> Arc<Book> {
+        Arc::clone(&self.book.lock())
     }
 
     /// Runs one request between its count and its log line.
@@ -94,7 +104,8 @@ impl CountingStore {
         len: fn(&T) -> u64,
         request: impl Future<Output = Result<T, RemoteError>> + Send,
     ) -> Result<T, RemoteError> {
-        let counters = Arc::clone(&self.counters.lock());
+        let book = self.book();
+        let counters = &book.counters;
         counters.request(call.op);
         let link = counters.chain.begin();
         call.round_trip = link.place;
@@ -110,7 +121,7 @@ impl CountingStore {
             }
             Err(error) => call.error = Some(error.clone()),
         }
-        self.log.lock().push(call);
+        book.log.lock().push(call);
         answer
     }
 }
