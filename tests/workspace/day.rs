@@ -39,7 +39,7 @@ fn make_sources(files: &Files) -> Vec<Ino> {
 }
 
 fn print(what: &str, stats: &RemoteStats) {
-    println!(
+    eprintln!(
         "{what}: {} requests ({} PUT, {} GET, {} HEAD, {} LIST, {} DELETE), {} bytes sent, {} received",
         stats.requests(),
         stats.puts,
