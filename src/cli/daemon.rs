@@ -254,6 +254,7 @@ impl Daemon {
             cache_dir: PathBuf::from(&settings.workspace.cache_dir),
             uptime_secs: self.clock.monotonic().saturating_sub(self.started).as_secs(),
             fuse_requests: self.mounted.request_counts().total(),
+            promotions: self.mounted.promotions(),
             status: self.workspace.status(),
         }
     }

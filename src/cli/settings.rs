@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::args::{MountArgs, StoreArgs, TuningArgs};
+use super::args::{MountArgs, SchedulingArg, StoreArgs, TuningArgs};
 use super::config::Config;
 use super::exit::{Failure, Outcome};
 use super::paths::{self, CacheUse};
+use crate::fuse::Scheduling;
 use crate::remote::{RemoteOptions, StoreUrl};
 use crate::types::WorkspaceName;
 
@@ -193,6 +194,8 @@ pub struct MountSettings {
     pub mountpoint: PathBuf,
     /// Threads that serve the kernel; none: one per core.
     pub threads: Option<usize>,
+    /// How they are scheduled.
+    pub scheduling: Scheduling,
     /// Honour set-user-id bits.
     pub allow_suid: bool,
     /// Let device nodes be opened.
@@ -228,6 +231,10 @@ impl MountSettings {
         Ok(MountSettings {
             workspace,
             threads: threads(&tuning)?,
+            scheduling: match tuning.scheduling {
+                Some(SchedulingArg::Plain) => Scheduling::Plain,
+                Some(SchedulingArg::Auto) | None => Scheduling::Auto,
+            },
             allow_suid: tuning.allow_suid.unwrap_or(false),
             allow_dev: tuning.allow_dev.unwrap_or(false),
             xattr: !tuning.no_xattr.unwrap_or(false),

@@ -96,6 +96,7 @@ pub fn mount(
     options.xattr = settings.xattr;
     options.allow_other = settings.allow_other;
     options.threads = settings.threads.unwrap_or(0);
+    options.scheduling = settings.scheduling;
     options.deadline = settings.workspace.store.remote.deadline;
     Ok(fuse::mount(workspace.fs(), &options, clock)?)
 }

@@ -14,16 +14,17 @@ use super::count::{Counters, RequestCounts};
 use super::device::{self, Device};
 use super::error::FuseError;
 use super::flight::InFlight;
+use super::governor::Governor;
 use super::helper;
 use super::mountinfo::{FS_TYPE, MountLine, mount_at};
 use super::mountpoint;
 use super::news::News;
-use super::options::MountOptions;
+use super::options::{MountOptions, Scheduling};
 use super::prime::Prime;
 use super::read_ahead;
 use super::watchdog::{Aborter, Watchdog};
 use crate::fs::Filesystem;
-use crate::types::Clock;
+use crate::types::{Clock, ThreadId};
 
 /// What a mount and its adapter share.
 #[derive(Debug, Clone)]
@@ -32,6 +33,7 @@ pub(super) struct Parts {
     pub(super) in_flight: Arc<InFlight>,
     pub(super) prime: Arc<Prime>,
     pub(super) news: Arc<News>,
+    pub(super) governor: Arc<Governor>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -42,6 +44,7 @@ impl Parts {
             in_flight: InFlight::new(Arc::clone(&clock)),
             prime: Arc::new(Prime::new(std::process::id())),
             news: Arc::default(),
+            governor: Arc::default(),
             clock,
         }
     }
@@ -111,6 +114,9 @@ fn serve(
     config.acl = SessionACL::All;
     config.n_threads = Some(options.threads());
     config.clone_fd = options.clone_fd;
+    if options.scheduling == Scheduling::Auto {
+        govern(&parts.governor, &device, options);
+    }
     let session = Session::from_fd(adapter, device.fd, SessionACL::All, config)
         .map_err(|error| FuseError::io("agreeing with the kernel on the mount", error))?;
     parts.news.open(session.notifier());
@@ -118,7 +124,7 @@ fn serve(
         read_ahead::set(&mount, options.read_ahead_kib);
     }
     let served = Arc::new(Served::default());
-    spawn_session(session, Arc::clone(&served), Arc::clone(&parts.news))?;
+    spawn_session(session, Arc::clone(&served), &parts)?;
     let aborter = Aborter::new(mountpoint, mount.minor);
     let watchdog = Watchdog::start(Arc::clone(&parts.in_flight), aborter, options.deadline)
         .map_err(|error| FuseError::io("starting the watchdog", error))?;
@@ -137,18 +143,30 @@ fn serve(
     })
 }
 
+/// Has the serving threads yield to everybody, where that is permitted.
+fn govern(governor: &Governor, device: &Device, options: &MountOptions) {
+    let started = device.fd.try_clone();
+    let started = started.and_then(|fd| governor.start(vec![fd], options.threads()));
+    if let Err(error) = started {
+        tracing::info!(%error, "serving threads are scheduled like any others");
+    }
+}
+
 fn spawn_session(
     session: Session<Adapter>,
     served: Arc<Served>,
-    news: Arc<News>,
+    parts: &Parts,
 ) -> Result<(), FuseError> {
+    let (news, governor) = (Arc::clone(&parts.news), Arc::clone(&parts.governor));
     let run = move || {
-        // On an early end the last descriptor is closed, and the kernel answers for us.
+        // On an early end the last descriptor is closed, by the governor, and the kernel answers
+        // for us.
         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| session.run())) {
             Ok(Ok(())) => tracing::info!("unmounted"),
             Ok(Err(error)) => tracing::error!(%error, "serving the mount ended early"),
             Err(_) => tracing::error!("serving the mount panicked"),
         }
+        governor.stop();
         news.close();
         *served.has_ended.lock() = true;
         served.ended.notify_all();
@@ -204,6 +222,18 @@ impl Mounted {
     #[must_use]
     pub fn requests_in_flight(&self) -> usize {
         self.parts.in_flight.len()
+    }
+
+    /// The threads that serve the kernel and have served a request.
+    #[must_use]
+    pub fn serving_threads(&self) -> Vec<ThreadId> {
+        self.parts.governor.threads()
+    }
+
+    /// How often a serving thread was found starving beside busy programs, and cured.
+    #[must_use]
+    pub fn promotions(&self) -> u64 {
+        self.parts.governor.promotions()
     }
 
     /// Unmounts and waits until nothing is served any more; also takes a dead mount away. `lazy`
