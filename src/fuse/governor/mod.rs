@@ -12,6 +12,7 @@
 //! can't tell when they starve; and only it lowers workers, so that none is ever lowered while
 //! nobody watches. It knows nothing of what they serve, or how.
 
+mod idle;
 mod judge;
 mod signs;
 mod worker;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
+use self::idle::IdleTimes;
 use self::judge::Change;
 use self::signs::{Sign, Signs};
 use self::worker::{Worker, cpu_time};
@@ -176,6 +178,7 @@ impl Shared {
     fn govern(&self, signs: &Signs, workers: &mut Vec<Worker>) {
         // Threads are real, so is their time.
         let clock = SystemClock::new();
+        let idle = IdleTimes::open();
         let governor = ThreadId::current();
         let mut used_before = Duration::ZERO;
         loop {
@@ -192,7 +195,7 @@ impl Shared {
                     Sign::End => return,
                     sign => sign == Sign::Requests,
                 };
-                let is_busy = self.look(workers, clock.monotonic(), requests_wait);
+                let is_busy = self.look(workers, clock.monotonic(), requests_wait, &idle);
                 quiet_looks = if is_busy || requests_wait { 0 } else { quiet_looks + 1 };
                 let used = cpu_time(governor).unwrap_or(used_before);
                 let cost = used.saturating_sub(std::mem::replace(&mut used_before, used));
@@ -202,12 +205,18 @@ impl Shared {
     }
 
     /// Looks at every worker; whether one has something to do.
-    fn look(&self, workers: &mut Vec<Worker>, at: Duration, requests_wait: bool) -> bool {
+    fn look(
+        &self,
+        workers: &mut Vec<Worker>,
+        at: Duration,
+        requests_wait: bool,
+        idle: &IdleTimes,
+    ) -> bool {
         workers.append(&mut self.crew.lock().newcomers);
         let mut is_busy = false;
         workers.retain_mut(|worker| {
             // One that is gone is looked after no more.
-            let Ok(found) = worker.look(at, requests_wait) else { return false };
+            let Ok(found) = worker.look(at, requests_wait, idle) else { return false };
             is_busy |= found.is_busy;
             if found.change == Some(Change::Promote) {
                 self.promotions.fetch_add(1, Ordering::Relaxed);

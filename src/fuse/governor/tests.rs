@@ -123,9 +123,8 @@ fn a_worker_that_starves_is_promoted_and_counted() {
     let here = Standing { cores: Cores::only(core).unwrap(), ..plain };
     let _busy = Spinner::new(move || here.take());
     requests.write_all(b"r").unwrap();
-    wait_until("it starves and is cured", || governor.promotions() >= 2);
-    // Between its two reliefs it was lowered.
-    assert!(worker.standing().class == Class::IDLE || worker.standing() == plain);
+    wait_until("it starves and is cured", || governor.promotions() > 0);
+    wait_until("it is like any other", || worker.standing() == plain);
 }
 
 #[test]

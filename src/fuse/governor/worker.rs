@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use super::idle::IdleTimes;
 use super::judge::{Change, Fare, Look};
 use crate::types::{Class, Cores, Standing, ThreadId};
 
@@ -20,6 +21,8 @@ pub(super) struct Worker {
     stat: File,
     plain: Standing,
     lowered: Standing,
+    /// Where it runs when lowered.
+    cores: Vec<usize>,
     fare: Fare,
     /// At the last look.
     seen_cpu: Duration,
@@ -43,8 +46,15 @@ impl Worker {
         let stat = File::open(format!("/proc/self/task/{}/stat", thread.0))?;
         let cores = core.and_then(Cores::only).unwrap_or(plain.cores);
         let lowered = Standing { class: Class::IDLE, cores };
-        let seen_cpu = cpu_time(thread)?;
-        let worker = Worker { thread, stat, plain, lowered, fare: Fare::default(), seen_cpu };
+        let worker = Worker {
+            thread,
+            stat,
+            plain,
+            lowered,
+            cores: cores.iter().collect(),
+            fare: Fare::default(),
+            seen_cpu: cpu_time(thread)?,
+        };
         worker.is_runnable()?;
         Ok(worker)
     }
@@ -53,11 +63,17 @@ impl Worker {
     ///
     /// # Errors
     /// The thread is gone.
-    pub(super) fn look(&mut self, at: Duration, requests_wait: bool) -> io::Result<Found> {
+    pub(super) fn look(
+        &mut self,
+        at: Duration,
+        requests_wait: bool,
+        idle: &IdleTimes,
+    ) -> io::Result<Found> {
         let cpu = cpu_time(self.thread)?;
         let has_run = std::mem::replace(&mut self.seen_cpu, cpu) != cpu;
         let is_runnable = !self.fare.is_asleep(cpu, requests_wait) && self.is_runnable()?;
-        let change = self.fare.judge(Look { at, cpu, is_runnable });
+        let idle = || idle.mean(&self.cores, at);
+        let change = self.fare.judge(Look { at, cpu, is_runnable }, idle);
         match change {
             None => {}
             Some(Change::Lower) => self.lower(),
