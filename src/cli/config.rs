@@ -65,7 +65,8 @@ mod tests {
     #[test]
     fn names_and_values_are_those_of_the_flags() {
         let text = "[store]\nurl = \"s3://b/p\"\npath-style = true\ntimeout = 30\n\
-                    [mount]\ncache-size = \"20G\"\nlease-ttl = \"5m\"\nallow-dev = false\nscheduling = \"plain\"\n\
+                    [mount]\ncache-size = \"20G\"\nlease-ttl = \"5m\"\nallow-dev = false\n\
+                    scheduling = \"plain\"\n\
                     [log]\nlevel = \"debug\"\nformat = \"json\"\n";
         let config = loaded(text).unwrap();
         assert_eq!(config.store.url.as_deref(), Some("s3://b/p"));

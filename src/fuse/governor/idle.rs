@@ -34,10 +34,8 @@ impl IdleTimes {
         let text = self.text.borrow();
         let text = std::str::from_utf8(&text).ok()?;
         let ticks = mean_ticks(text, cores)?;
-        Some(
-            Duration::from_millis(ticks * 1_000)
-                .checked_div(self.ticks_per_sec.try_into().ok()?)?,
-        )
+        let ticks_per_sec = u32::try_from(self.ticks_per_sec).ok()?;
+        Duration::from_millis(ticks.saturating_mul(1_000)).checked_div(ticks_per_sec)
     }
 
     fn read(&self) {

@@ -89,6 +89,11 @@ impl Fare {
         Some(Change::Promote)
     }
 
+    /// Until when it is plain; zero while it is lowered and must be watched.
+    pub(super) fn plain_until(&self) -> Duration {
+        if self.is_lowered { Duration::ZERO } else { self.plain_until }
+    }
+
     fn relieve(&mut self, at: Duration, idle: Option<Duration>) {
         self.plain_until = at + self.relief;
         self.relieved_at = (at, idle);
@@ -147,7 +152,9 @@ mod tests {
         let mut fare = lowered();
         assert_eq!(fare.judge(look(2_000, 0, true), unknown), None, "it may just have been woken");
         let second = look(4_000, 99, true);
+        assert_eq!(fare.plain_until(), Duration::ZERO);
         assert_eq!(fare.judge(second, unknown), Some(Change::Promote), "under 5%");
+        assert_eq!(fare.plain_until(), Duration::from_millis(54));
         assert_eq!(fare.judge(look(53_000, 20_000, true), unknown), None);
         assert_eq!(fare.judge(look(54_000, 20_000, true), unknown), Some(Change::Lower));
     }

@@ -195,11 +195,15 @@ impl Shared {
                     Sign::End => return,
                     sign => sign == Sign::Requests,
                 };
-                let is_busy = self.look(workers, clock.monotonic(), requests_wait, &idle);
+                let now = clock.monotonic();
+                let is_busy = self.look(workers, now, requests_wait, &idle);
                 quiet_looks = if is_busy || requests_wait { 0 } else { quiet_looks + 1 };
                 let used = cpu_time(governor).unwrap_or(used_before);
                 let cost = used.saturating_sub(std::mem::replace(&mut used_before, used));
-                signs.pause(PAUSE.max(cost * LOOKS_SHARE));
+                // Beside busy programs all are plain, and looking would only be in their way.
+                let plain_until = workers.iter().map(Worker::plain_until).min();
+                let rest = plain_until.unwrap_or_default().saturating_sub(now);
+                signs.pause(PAUSE.max(cost * LOOKS_SHARE).max(rest));
             }
         }
     }

@@ -82,6 +82,11 @@ impl Worker {
         Ok(Found { is_busy: is_runnable || has_run, change })
     }
 
+    /// Until when it needs no look; zero: it is lowered.
+    pub(super) fn plain_until(&self) -> Duration {
+        self.fare.plain_until()
+    }
+
     /// Makes it a thread like any other.
     pub(super) fn promote(&self) {
         // It may run anywhere: on its own core another thread may be in its way.
