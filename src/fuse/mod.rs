@@ -5,6 +5,7 @@
 //! process never waits on its own mount. Must not know: where bytes live, or what a store is.
 
 mod adapter;
+mod answer;
 mod convert;
 mod count;
 mod device;
@@ -17,6 +18,7 @@ mod mount;
 mod mountinfo;
 mod mountpoint;
 mod news;
+mod operations;
 mod options;
 mod pool;
 mod prime;

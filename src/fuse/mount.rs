@@ -18,6 +18,7 @@ use super::helper;
 use super::mountinfo::{FS_TYPE, MountLine, mount_at};
 use super::mountpoint;
 use super::news::News;
+use super::operations::Operations;
 use super::options::MountOptions;
 use super::prime::Prime;
 use super::read_ahead;
@@ -79,7 +80,7 @@ pub fn mount(
     clock: Arc<dyn Clock>,
 ) -> Result<Mounted, FuseError> {
     let parts = Parts::new(clock);
-    let adapter = Adapter::new(fs, options, parts.clone());
+    let adapter = Adapter::new(Operations::new(fs, options, parts.clone()), options);
     let mountpoint = mountpoint::check(&options.mountpoint, options.allow_nonempty)?;
     let device = device::mount(&mountpoint, options)?;
     let by_helper = device.by_helper;

@@ -4,14 +4,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{Errno, INodeNo, Request};
+use fuser::Errno;
 
+use super::answer::Answer;
+use super::convert::errno;
 use super::count::Opcode;
 use super::flight::{Request as InFlightRequest, Ticket, WaitsFor};
 use super::mount::Parts;
 use super::options::MountOptions;
 use super::pool::{Job, Pool};
-use super::reply::{Answer, errno};
 use crate::chunks::Fetch;
 use crate::fs::{Caller, Filesystem, FsError};
 use crate::types::Ino;
@@ -22,27 +23,29 @@ const DISK_THREADS_MAX: usize = 32;
 /// Tries of a waiting operation whose content was evicted again between fetch and use.
 const WAITING_TRIES_MAX: u32 = 16;
 
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin {
+    /// The request's number.
+    pub(super) unique: u64,
+    /// The caller's user.
+    pub(super) uid: u32,
+    /// The caller's group.
+    pub(super) gid: u32,
+}
+
 /// Who asks for what.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call {
     pub(super) opcode: Opcode,
     pub(super) ino: Ino,
-    unique: u64,
-    uid: u32,
-    gid: u32,
+    origin: Origin,
     umask: u32,
 }
 
 impl Call {
-    pub(super) fn new(request: &Request, opcode: Opcode, ino: INodeNo) -> Call {
-        Call {
-            opcode,
-            ino: Ino(ino.0),
-            unique: request.unique().0,
-            uid: request.uid(),
-            gid: request.gid(),
-            umask: 0,
-        }
+    pub(super) fn new(origin: Origin, opcode: Opcode, ino: Ino) -> Call {
+        Call { opcode, ino, origin, umask: 0 }
     }
 
     /// With the permission bits that a new file does not get.
@@ -51,7 +54,7 @@ impl Call {
     }
 
     fn caller(&self, fetch: Fetch) -> Caller {
-        Caller { uid: self.uid, gid: self.gid, umask: self.umask, fetch }
+        Caller { uid: self.origin.uid, gid: self.origin.gid, umask: self.umask, fetch }
     }
 }
 
@@ -223,7 +226,7 @@ impl Server {
         self.parts.counters.add(call.opcode);
         let arrived = self.parts.clock.monotonic();
         let request = InFlightRequest { opcode: call.opcode, ino: call.ino, waits_for, arrived };
-        self.parts.in_flight.enter(call.unique, request)
+        self.parts.in_flight.enter(call.origin.unique, request)
     }
 
     /// Runs `work`; a panic drops the answer in it, which sends `EIO`, and is logged.
