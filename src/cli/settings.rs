@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::args::{MountArgs, StoreArgs, TuningArgs};
+use super::args::{MountArgs, StoreArgs, TransportArg, TuningArgs};
 use super::config::Config;
 use super::exit::{Failure, Outcome};
 use super::paths::{self, CacheUse};
@@ -191,6 +191,8 @@ pub struct MountSettings {
     pub workspace: WorkspaceSettings,
     /// Absolute; the cache directory is not inside it.
     pub mountpoint: PathBuf,
+    /// How the kernel's requests come.
+    pub transport: TransportArg,
     /// Threads that serve the kernel; none: one per core.
     pub threads: Option<usize>,
     /// Honour set-user-id bits.
@@ -227,6 +229,7 @@ impl MountSettings {
         workspace.discard_local = args.discard_local;
         Ok(MountSettings {
             workspace,
+            transport: tuning.transport.unwrap_or_default(),
             threads: threads(&tuning)?,
             allow_suid: tuning.allow_suid.unwrap_or(false),
             allow_dev: tuning.allow_dev.unwrap_or(false),
