@@ -255,6 +255,7 @@ impl Daemon {
             transport: self.mounted.transport().to_string(),
             uptime_secs: self.clock.monotonic().saturating_sub(self.started).as_secs(),
             fuse_requests: self.mounted.request_counts().total(),
+            promotions: self.mounted.promotions(),
             status: self.workspace.status(),
         }
     }

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::args::{MountArgs, StoreArgs, TransportArg, TuningArgs};
+use super::args::{MountArgs, SchedulingArg, StoreArgs, TransportArg, TuningArgs};
 use super::config::Config;
 use super::exit::{Failure, Outcome};
 use super::paths::{self, CacheUse};
+use crate::fuse::Scheduling;
 use crate::remote::{RemoteOptions, StoreUrl};
 use crate::types::WorkspaceName;
 
@@ -195,6 +196,8 @@ pub struct MountSettings {
     pub transport: TransportArg,
     /// Threads that serve the kernel; none: one per core.
     pub threads: Option<usize>,
+    /// How they are scheduled.
+    pub scheduling: Scheduling,
     /// Honour set-user-id bits.
     pub allow_suid: bool,
     /// Let device nodes be opened.
@@ -231,6 +234,10 @@ impl MountSettings {
             workspace,
             transport: tuning.transport.unwrap_or_default(),
             threads: threads(&tuning)?,
+            scheduling: match tuning.scheduling {
+                Some(SchedulingArg::Plain) => Scheduling::Plain,
+                Some(SchedulingArg::Auto) | None => Scheduling::Auto,
+            },
             allow_suid: tuning.allow_suid.unwrap_or(false),
             allow_dev: tuning.allow_dev.unwrap_or(false),
             xattr: !tuning.no_xattr.unwrap_or(false),

@@ -102,6 +102,7 @@ pub fn mount(
         TransportArg::Uring => TransportChoice::Uring,
     };
     options.threads = settings.threads.unwrap_or(0);
+    options.scheduling = settings.scheduling;
     options.deadline = settings.workspace.store.remote.deadline;
     Ok(fuse::mount(workspace.fs(), &options, clock)?)
 }

@@ -15,18 +15,19 @@ use super::count::{Counters, RequestCounts};
 use super::device::{self, Device};
 use super::error::FuseError;
 use super::flight::InFlight;
+use super::governor::{Governor, Requests};
 use super::helper;
 use super::mountinfo::{FS_TYPE, MountLine, mount_at};
 use super::mountpoint;
 use super::news::News;
 use super::operations::Operations;
-use super::options::{MountOptions, Transport, TransportChoice};
+use super::options::{MountOptions, Scheduling, Transport, TransportChoice};
 use super::prime::Prime;
 use super::read_ahead;
 use super::uring::{self, Plan};
 use super::watchdog::{Aborter, Watchdog};
 use crate::fs::Filesystem;
-use crate::types::Clock;
+use crate::types::{Clock, ThreadId};
 
 /// What a mount and its adapter share.
 #[derive(Debug, Clone)]
@@ -35,6 +36,7 @@ pub(super) struct Parts {
     pub(super) in_flight: Arc<InFlight>,
     pub(super) prime: Arc<Prime>,
     pub(super) news: Arc<News>,
+    pub(super) governor: Arc<Governor>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -45,6 +47,7 @@ impl Parts {
             in_flight: InFlight::new(Arc::clone(&clock)),
             prime: Arc::new(Prime::new(std::process::id())),
             news: Arc::default(),
+            governor: Arc::default(),
             clock,
         }
     }
@@ -114,8 +117,12 @@ fn mount_once(
     let Device { fd, by_helper } = device::mount(mountpoint, options)?;
     let served = begin(mountpoint, options, |aborter| match plan {
         Some(plan) => {
-            let session = uring::Session::start(plan, fd, operations, options, aborter);
-            Ok(Session::Uring(session.map_err(FuseError::NoUring)?))
+            let session = uring::Session::start(plan, fd, operations, options, aborter)
+                .map_err(FuseError::NoUring)?;
+            let workers = session.workers();
+            govern(&parts.governor, session.requests(), workers.len(), options);
+            workers.iter().for_each(|&(thread, core)| parts.governor.enlist_on(thread, core));
+            Ok(Session::Uring(session))
         }
         None => {
             let mut config = Config::default();
@@ -123,6 +130,8 @@ fn mount_once(
             config.acl = SessionACL::All;
             config.n_threads = Some(options.threads());
             config.clone_fd = options.clone_fd;
+            let requests = fd.try_clone().map(|fd| vec![Requests::Device(fd)]);
+            govern(&parts.governor, requests, options.threads(), options);
             let adapter = Adapter::new(operations, options);
             fuser::Session::from_fd(adapter, fd, SessionACL::All, config)
                 .map(|session| Session::Fuser(Box::new(session)))
@@ -198,7 +207,7 @@ fn serve(
     let (mountpoint, transport) = (mount.mountpoint.clone(), session.transport());
     parts.news.open(session.device()).map_err(|error| FuseError::io("opening a way", error))?;
     let served = Arc::new(Served::default());
-    spawn_session(session, Arc::clone(&served), Arc::clone(&parts.news))?;
+    spawn_session(session, Arc::clone(&served), &parts)?;
     let aborter = Aborter::new(&mountpoint, mount.minor);
     let watchdog = Watchdog::start(Arc::clone(&parts.in_flight), aborter, options.deadline)
         .map_err(|error| FuseError::io("starting the watchdog", error))?;
@@ -219,14 +228,33 @@ fn serve(
     })
 }
 
-fn spawn_session(session: Session, served: Arc<Served>, news: Arc<News>) -> Result<(), FuseError> {
+/// Has the serving threads yield to everybody, where that is permitted. `requests` tell that
+/// there are some.
+fn govern(
+    governor: &Governor,
+    requests: io::Result<Vec<Requests>>,
+    workers: usize,
+    options: &MountOptions,
+) {
+    if options.scheduling != Scheduling::Auto {
+        return;
+    }
+    if let Err(error) = requests.and_then(|requests| governor.start(requests, workers)) {
+        tracing::info!(%error, "serving threads are scheduled like any others");
+    }
+}
+
+fn spawn_session(session: Session, served: Arc<Served>, parts: &Parts) -> Result<(), FuseError> {
+    let (news, governor) = (Arc::clone(&parts.news), Arc::clone(&parts.governor));
     let run = move || {
-        // On an early end the last descriptor is closed, and the kernel answers for us.
+        // On an early end the last descriptor is closed, by the governor, and the kernel answers
+        // for us.
         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| session.run())) {
             Ok(Ok(())) => tracing::info!("unmounted"),
             Ok(Err(error)) => tracing::error!(%error, "serving the mount ended early"),
             Err(_) => tracing::error!("serving the mount panicked"),
         }
+        governor.stop();
         news.close();
         *served.has_ended.lock() = true;
         served.ended.notify_all();
@@ -288,6 +316,18 @@ impl Mounted {
     #[must_use]
     pub fn requests_in_flight(&self) -> usize {
         self.parts.in_flight.len()
+    }
+
+    /// The threads that serve the kernel and have served a request.
+    #[must_use]
+    pub fn serving_threads(&self) -> Vec<ThreadId> {
+        self.parts.governor.threads()
+    }
+
+    /// How often a serving thread was found starving beside busy programs, and cured.
+    #[must_use]
+    pub fn promotions(&self) -> u64 {
+        self.parts.governor.promotions()
     }
 
     /// Unmounts and waits until nothing is served any more; also takes a dead mount away. `lazy`

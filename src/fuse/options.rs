@@ -42,6 +42,17 @@ impl fmt::Display for Transport {
     }
 }
 
+/// How the threads that serve the kernel are scheduled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scheduling {
+    /// Below all other threads, watched by a governor that cures starvation; plain where that is
+    /// not permitted.
+    #[default]
+    Auto,
+    /// Like any thread.
+    Plain,
+}
+
 /// Settings of one mount. `MountOptions::new` gives the defaults that suit a sandbox.
 #[derive(Debug, Clone)]
 pub struct MountOptions {
@@ -72,6 +83,8 @@ pub struct MountOptions {
     /// Threads that read requests; 0: one per core, at least 2. With io_uring at most one per
     /// core.
     pub threads: usize,
+    /// How those threads are scheduled.
+    pub scheduling: Scheduling,
     /// Give each thread its own `/dev/fuse` descriptor (`FUSE_DEV_IOC_CLONE`).
     pub clone_fd: bool,
     /// Largest write request, in bytes: 4 KiB to 1 MiB.
@@ -102,6 +115,7 @@ impl MountOptions {
             writeback_cache: false,
             transport: TransportChoice::Auto,
             threads: 0,
+            scheduling: Scheduling::Auto,
             clone_fd: false,
             write_bytes_max: 1024 * 1024,
             read_ahead_kib: 1024,

@@ -90,8 +90,9 @@ impl Server {
         self.pools.store.close();
     }
 
-    /// Counts a request that is answered without the filesystem.
+    /// Counts a request, in the thread that reads requests.
     pub(super) fn count(&self, opcode: Opcode) {
+        self.parts.governor.enlist();
         self.parts.counters.add(opcode);
     }
 
@@ -223,7 +224,7 @@ impl Server {
 
     /// Counts a request and enters it into the table.
     fn begin(&self, call: &Call, waits_for: WaitsFor) -> Ticket {
-        self.parts.counters.add(call.opcode);
+        self.count(call.opcode);
         let arrived = self.parts.clock.monotonic();
         let request = InFlightRequest { opcode: call.opcode, ino: call.ino, waits_for, arrived };
         self.parts.in_flight.enter(call.origin.unique, request)

@@ -1,19 +1,23 @@
 //! All the threads of one mount, from the handshake to the end of the connection.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 
+use nix::sys::eventfd::EventFd;
+
 use super::device;
 use super::inbox::Inbox;
 use super::plan::{NoUring, Plan, WorkerPlan};
 use super::worker::Worker;
+use crate::fuse::governor::Requests;
 use crate::fuse::operations::Operations;
 use crate::fuse::options::MountOptions;
 use crate::fuse::watchdog::Aborter;
+use crate::types::ThreadId;
 
 /// A connection whose workers run.
 #[derive(Debug)]
@@ -28,8 +32,18 @@ pub(in crate::fuse) struct Session {
 /// A worker's thread.
 #[derive(Debug)]
 struct Running {
-    inbox: Arc<Inbox>,
+    core: usize,
+    started: Started,
     thread: JoinHandle<()>,
+}
+
+/// What a worker tells when it has started.
+#[derive(Debug)]
+struct Started {
+    thread: ThreadId,
+    inbox: Arc<Inbox>,
+    /// Readable when requests have come.
+    requests: EventFd,
 }
 
 impl Session {
@@ -69,13 +83,13 @@ impl Session {
     fn start_worker(&self, plan: WorkerPlan, aborter: Aborter) -> io::Result<Running> {
         let (started, has_started) = mpsc::channel();
         let (device, operations) = (Arc::clone(&self.device), Arc::clone(&self.operations));
-        let payload_bytes = self.plan.payload_bytes;
+        let (payload_bytes, core) = (self.plan.payload_bytes, plan.core);
         let thread = thread::Builder::new().name(format!("dormouse-ring-{}", plan.core));
         let thread = thread.spawn(move || {
             work(started, &aborter, || Worker::start(&plan, payload_bytes, device, operations));
         })?;
         match has_started.recv() {
-            Ok(started) => Ok(Running { inbox: started?, thread }),
+            Ok(started) => Ok(Running { core, started: started?, thread }),
             Err(_) => Err(io::Error::other("a worker panicked")),
         }
     }
@@ -83,6 +97,25 @@ impl Session {
     /// The connection's descriptor.
     pub(in crate::fuse) fn device(&self) -> &OwnedFd {
         &self.device
+    }
+
+    /// The workers' threads, each with its core.
+    pub(in crate::fuse) fn workers(&self) -> Vec<(ThreadId, usize)> {
+        self.workers.iter().map(|worker| (worker.started.thread, worker.core)).collect()
+    }
+
+    /// What tells that requests have come.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub(in crate::fuse) fn requests(&self) -> io::Result<Vec<Requests>> {
+        let mut all = vec![Requests::Device(self.device.try_clone()?)];
+        for worker in &self.workers {
+            let requests = worker.started.requests.as_fd().try_clone_to_owned()?;
+            // SAFETY: the descriptor of an event.
+            all.push(Requests::Counted(unsafe { EventFd::from_owned_fd(requests) }));
+        }
+        Ok(all)
     }
 
     /// Serves until the connection ends, and all that was begun.
@@ -102,7 +135,7 @@ impl Session {
 
     fn end(self) {
         for worker in &self.workers {
-            worker.inbox.end();
+            worker.started.inbox.end();
         }
         for worker in self.workers {
             // A panic was logged where it happened.
@@ -115,17 +148,25 @@ impl Session {
 /// A worker's life. If it ends before the connection, it ends the connection: its queues would
 /// never be served again.
 fn work(
-    started: Sender<io::Result<Arc<Inbox>>>,
+    started: Sender<io::Result<Started>>,
     aborter: &Aborter,
     start: impl FnOnce() -> io::Result<Worker>,
 ) {
     let run = AssertUnwindSafe(|| {
-        let worker = match start() {
-            Ok(worker) => worker,
-            Err(error) => return started.send(Err(error)).map_err(io::Error::other),
+        let (worker, requests) = match start().and_then(|worker| {
+            let requests = worker.announce()?;
+            Ok((worker, requests))
+        }) {
+            Ok(started) => started,
+            Err(error) => {
+                // Whoever started it takes the mount away.
+                let _ = started.send(Err(error));
+                return Ok(());
+            }
         };
+        let (thread, inbox) = (ThreadId::current(), worker.inbox());
         // Nobody listens any more only if the mount was given up.
-        let _ = started.send(Ok(worker.inbox()));
+        let _ = started.send(Ok(Started { thread, inbox, requests }));
         worker.run()
     });
     match catch_unwind(run) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::Pid;
 
 use super::abi;
@@ -94,6 +95,13 @@ impl Worker {
 
     pub(super) fn inbox(&self) -> Arc<Inbox> {
         Arc::clone(&self.inbox)
+    }
+
+    /// What becomes readable when requests have come, whether or not this thread gets to run.
+    pub(super) fn announce(&self) -> io::Result<EventFd> {
+        let requests = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        self.ring.submitter().register_eventfd(requests.as_raw_fd())?;
+        Ok(requests)
     }
 
     /// Serves until the connection ends.
