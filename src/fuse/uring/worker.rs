@@ -119,7 +119,9 @@ impl Worker {
                 return Ok(());
             }
             self.grow()?;
-            match self.ring.submit_and_wait(1) {
+            // New buffers may have brought requests with them.
+            let wanted = usize::from(self.arrived.is_empty());
+            match self.ring.submit_and_wait(wanted) {
                 Ok(_) => {}
                 // EBUSY: completions must be taken first.
                 Err(error) if is_passing(&error) => {}
