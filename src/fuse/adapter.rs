@@ -37,7 +37,12 @@ impl Adapter {
 }
 
 fn origin(request: &Request) -> Origin {
-    Origin { unique: request.unique().0, uid: request.uid(), gid: request.gid() }
+    Origin {
+        unique: request.unique().0,
+        uid: request.uid(),
+        gid: request.gid(),
+        pid: request.pid(),
+    }
 }
 
 fn place(directory: INodeNo, name: &OsStr) -> Place {

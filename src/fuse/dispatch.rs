@@ -22,7 +22,7 @@ pub(super) fn dispatch<O: Outlet>(
     match operation {
         Operation::Forget { lookups } => operations.forget(header.ino, lookups),
         Operation::BatchForget(forgets) => forget_all(operations, &forgets),
-        // Its request is answered in its own time.
+        // Its request is answered in its own time, or when its caller is seen to be killed.
         Operation::Interrupt { .. } => {}
         other => answered(operations, header, other, WireAnswer::new(header.unique, outlet)),
     }
@@ -40,7 +40,8 @@ fn answered<O: Outlet>(
     operation: Operation<'_>,
     answer: WireAnswer<O>,
 ) {
-    let origin = Origin { unique: header.unique, uid: header.uid, gid: header.gid };
+    let Header { unique, uid, gid, pid, .. } = *header;
+    let origin = Origin { unique, uid, gid, pid };
     let ino = header.ino;
     match operation {
         Operation::GetAttr => operations.get_attr(origin, ino, answer),

@@ -15,6 +15,7 @@ mod flight;
 mod governor;
 mod helper;
 mod init;
+mod killed;
 mod list;
 mod mount;
 mod mountinfo;

@@ -10,6 +10,7 @@ use super::answer::Answer;
 use super::convert::errno;
 use super::count::Opcode;
 use super::flight::{Request as InFlightRequest, Ticket, WaitsFor};
+use super::killed::{Callers, Held};
 use super::mount::Parts;
 use super::options::MountOptions;
 use super::pool::{Job, Pool};
@@ -32,6 +33,8 @@ pub(super) struct Origin {
     pub(super) uid: u32,
     /// The caller's group.
     pub(super) gid: u32,
+    /// The caller's thread; 0 if it can't be seen from here.
+    pub(super) pid: u32,
 }
 
 /// Who asks for what.
@@ -64,6 +67,7 @@ pub(super) struct Server {
     fs: Arc<Filesystem>,
     parts: Parts,
     pools: Arc<Pools>,
+    callers: Arc<Callers>,
     deadline: Duration,
 }
 
@@ -81,7 +85,13 @@ impl Server {
             disk: Pool::new("dormouse-disk", DISK_THREADS_MAX, queue_max),
             store: Pool::new("dormouse-store", options.waiting_threads_max, queue_max),
         };
-        Server { fs, parts, pools: Arc::new(pools), deadline: options.deadline }
+        Server {
+            fs,
+            parts,
+            pools: Arc::new(pools),
+            callers: Arc::default(),
+            deadline: options.deadline,
+        }
     }
 
     /// Waits for the operations that wait, and answers those that did not begin.
@@ -116,6 +126,33 @@ impl Server {
     ) {
         let ticket = self.begin(&call, WaitsFor::Nothing);
         self.guarded(call, || self.run_local(call, ticket, answer, run, finish));
+    }
+
+    /// Like `serve`, for an operation that leaves nothing behind: if its caller is killed while
+    /// it waits for the store, it is answered at once.
+    pub(super) fn serve_look<A: Answer, T>(
+        &self,
+        call: Call,
+        answer: A,
+        run: impl Fn(&Filesystem, &Caller) -> Result<T, FsError> + Send + 'static,
+        finish: impl FnOnce(T, A) + Clone + Send + 'static,
+    ) {
+        let local = |fs: &Filesystem, caller: &Caller| run(fs, caller);
+        let waiting = self.serve_borrowed(call, answer, local, finish.clone());
+        let Some((ticket, answer)) = waiting else { return };
+        let Origin { unique, pid, .. } = call.origin;
+        let held = self.callers.hold(unique, pid, answer);
+        let callers = Arc::clone(&self.callers);
+        let run = move |fs: &Filesystem, caller: &Caller, _: &mut Held<A>| {
+            callers.watch();
+            run(fs, caller)
+        };
+        let finish = move |value, held: Held<A>| {
+            if let Some(answer) = held.take() {
+                finish(value, answer);
+            }
+        };
+        self.hand_over(call, ticket, held, run, finish);
     }
 
     /// Like `serve`, on a thread that may wait for the local disk: for what ends in a sync.

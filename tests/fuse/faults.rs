@@ -104,6 +104,28 @@ fn a_killed_reader_of_a_silent_store_does_not_stay() {
 }
 
 #[test]
+fn a_killed_caller_is_gone_long_before_the_deadline() {
+    let (stack, store) = stack_with_remote_files(1);
+    store.inject(When::every(Op::Get, ""), Fault::Hang);
+    let mount = Mount::of(stack, |options| options.deadline = Duration::from_secs(600));
+    // Nobody but the reader itself waits for a direct read, and no signal ends that wait.
+    let script = "import mmap\n\
+                  fd = os.open('remote-0', os.O_RDONLY | os.O_DIRECT)\n\
+                  os.preadv(fd, [mmap.mmap(-1, 4096)], 0)";
+    let mut reader = mount.python(script).spawn().unwrap();
+    while mount.mounted().requests_in_flight() == 0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let clock = SystemClock::new();
+    // `timeout` passes on what can be passed on, and waits for the reader.
+    let timeout = nix::unistd::Pid::from_raw(i32::try_from(reader.id()).unwrap());
+    nix::sys::signal::kill(timeout, nix::sys::signal::SIGTERM).unwrap();
+    reader.wait().unwrap();
+    assert!(clock.monotonic() < Duration::from_secs(60), "{:?}", clock.monotonic());
+    store.heal();
+}
+
+#[test]
 fn more_waiting_requests_than_there_is_room_for_are_answered_at_once() {
     let (stack, store) = stack_with_remote_files(12);
     store.inject(When::every(Op::Get, ""), Fault::Hang);

@@ -18,10 +18,10 @@ impl Operations {
             self.server.count(call.opcode);
             return answer.attr(Duration::ZERO, ino, &attr);
         }
-        self.server.serve(
+        self.server.serve_look(
             call,
             answer,
-            move |fs, caller, _| fs.getattr(caller, ino),
+            move |fs, caller| fs.getattr(caller, ino),
             move |attr, answer: A| answer.attr(FOREVER, ino, &attr),
         );
     }
@@ -42,10 +42,10 @@ impl Operations {
     }
 
     pub(in crate::fuse) fn read_link<A: AnswerData>(&self, origin: Origin, ino: Ino, answer: A) {
-        self.server.serve(
+        self.server.serve_look(
             Call::new(origin, Opcode::ReadLink, ino),
             answer,
-            move |fs, caller, _| fs.readlink(caller, ino),
+            move |fs, caller| fs.readlink(caller, ino),
             |target, answer: A| answer.data(target),
         );
     }
@@ -82,10 +82,10 @@ impl Operations {
             return self.unwanted(Opcode::GetXattr, answer);
         }
         let name = name.to_owned();
-        self.server.serve(
+        self.server.serve_look(
             Call::new(origin, Opcode::GetXattr, ino),
             answer,
-            move |fs, caller, _| fs.getxattr(caller, ino, &name),
+            move |fs, caller| fs.getxattr(caller, ino, &name),
             move |value, answer: A| convert::send_xattr(&value, room, answer),
         );
     }
@@ -100,10 +100,10 @@ impl Operations {
         if !self.has_xattr {
             return self.unwanted(Opcode::ListXattr, answer);
         }
-        self.server.serve(
+        self.server.serve_look(
             Call::new(origin, Opcode::ListXattr, ino),
             answer,
-            move |fs, caller, _| fs.listxattr(caller, ino),
+            move |fs, caller| fs.listxattr(caller, ino),
             move |names, answer: A| convert::send_xattr(&names, room, answer),
         );
     }

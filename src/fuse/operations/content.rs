@@ -17,10 +17,10 @@ impl Operations {
         (offset, len): (u64, u32),
         answer: A,
     ) {
-        self.server.serve(
+        self.server.serve_look(
             Call::new(origin, Opcode::Read, ino),
             answer,
-            move |fs, caller, _| fs.read(caller, ino, offset, len),
+            move |fs, caller| fs.read(caller, ino, offset, len),
             |bytes, answer: A| answer.data(bytes),
         );
     }

@@ -30,8 +30,9 @@ impl Buffer {
         let len = payload_at + payload_bytes;
         let wanted = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
         // SAFETY: a new mapping, which nobody else knows of.
-        let start = unsafe { mmap_anonymous(None, wanted, access, MapFlags::MAP_PRIVATE) }?;
+        let start = unsafe { mmap_anonymous(None, wanted, access, flags) }?;
         let buffer = Buffer { start: start.cast(), payload_at, len, is_kept: false };
         // SAFETY: the whole of our own mapping.
         unsafe { madvise(start, len, MmapAdvise::MADV_DONTFORK) }?;
@@ -51,6 +52,11 @@ impl Buffer {
         let len = number(headers, PAYLOAD_LEN_AT) as usize;
         let fixed = &headers[FIXED_AT..FIXED_AT + FIXED_LEN_MAX];
         (&headers[..HEADER_LEN], fixed, &payload[..len.min(payload.len())])
+    }
+
+    /// Bytes of the payload that the request has.
+    pub(super) fn used(&self) -> usize {
+        self.request().2.len()
     }
 
     /// The number by which the kernel finds the request again.

@@ -24,12 +24,11 @@ const PAYLOAD_BYTES_MIN: usize = 128 * 1024;
 /// Most memory of all standing buffers together, bytes. Only what requests touched is taken.
 const BUFFERS_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Buffers that a worker adds when all of a queue's hold requests that wait for the store or the
-/// disk. They keep no more memory than their last answer had.
-pub(super) const GROWTH: usize = 4;
-
-/// Most buffers that a worker adds: more than requests can wait for the store at a time.
-pub(super) const GROWTH_MAX: usize = 128;
+/// More buffers for each running core: a request that waits for the store or the disk keeps its
+/// buffer, and those that need not wait must not wait for one. (The kernel gives no request that
+/// it has already queued to a buffer that comes later, so they are there from the start.) They
+/// keep little memory from one request to the next.
+const EXTRA: usize = 120;
 
 /// Why there is no io_uring to be had.
 #[derive(Debug, thiserror::Error)]
@@ -75,8 +74,17 @@ pub(in crate::fuse) struct Plan {
 pub(super) struct WorkerPlan {
     /// The core that it runs on.
     pub(super) core: usize,
-    /// Queues, and how many buffers each has.
-    pub(super) queues: Vec<(u16, usize)>,
+    pub(super) queues: Vec<QueuePlan>,
+}
+
+/// A queue of the kernel's, for programs on the core of this number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct QueuePlan {
+    pub(super) number: u16,
+    /// Standing buffers.
+    pub(super) depth: usize,
+    /// Buffers beside them.
+    pub(super) extra: usize,
 }
 
 impl Plan {
@@ -109,8 +117,10 @@ impl Plan {
         for queue in 0..cores.possible {
             let own = workers.iter().position(|worker| worker.core == queue);
             let place = own.unwrap_or(queue % workers.len().max(1));
-            let depth = if cores.online.contains(&queue) { depth } else { 1 };
-            workers.get_mut(place)?.queues.push((u16::try_from(queue).ok()?, depth));
+            let (depth, extra) =
+                if cores.online.contains(&queue) { (depth, EXTRA) } else { (1, 0) };
+            let number = u16::try_from(queue).ok()?;
+            workers.get_mut(place)?.queues.push(QueuePlan { number, depth, extra });
         }
         Some(Plan { payload_bytes, workers })
     }
@@ -120,11 +130,11 @@ impl Plan {
         u16::try_from(self.payload_bytes / page_bytes()).unwrap_or(u16::MAX)
     }
 
-    /// Length of all buffers, bytes.
+    /// Length of all standing buffers, bytes.
     #[cfg(test)]
     fn buffers_bytes(&self) -> usize {
-        let depths = self.workers.iter().flat_map(|worker| &worker.queues).map(|(_, depth)| depth);
-        depths.sum::<usize>() * self.payload_bytes
+        let queues = self.workers.iter().flat_map(|worker| &worker.queues);
+        queues.map(|queue| queue.depth).sum::<usize>() * self.payload_bytes
     }
 }
 
@@ -203,7 +213,8 @@ mod tests {
     fn each_core_has_its_worker_and_its_queue() {
         let plan = plan(&machine(2, 2, &[0, 1]));
         assert_eq!(plan.payload_bytes, 1 << 20);
-        let worker = |core, queue| WorkerPlan { core, queues: vec![(queue, DEPTH_DEFAULT)] };
+        let queue = |number| QueuePlan { number, depth: DEPTH_DEFAULT, extra: EXTRA };
+        let worker = |core, number| WorkerPlan { core, queues: vec![queue(number)] };
         assert_eq!(plan.workers, [worker(0, 0), worker(1, 1)]);
         assert_eq!(plan.pages_max() as usize * page_bytes(), plan.payload_bytes);
     }
@@ -211,12 +222,15 @@ mod tests {
     #[test]
     fn every_possible_core_has_a_queue_also_where_we_may_not_run() {
         let plan = plan(&machine(6, 4, &[1, 3]));
-        let mut queues: Vec<_> = plan.workers.iter().flat_map(|w| w.queues.clone()).collect();
-        queues.sort_unstable();
+        let queues = plan.workers.iter().flat_map(|worker| &worker.queues);
+        let mut depths: Vec<_> = queues.map(|queue| (queue.number, queue.depth)).collect();
+        depths.sort_unstable();
         let depth = DEPTH_DEFAULT;
-        assert_eq!(queues, [(0, depth), (1, depth), (2, depth), (3, depth), (4, 1), (5, 1)]);
-        assert!(plan.workers[0].queues.contains(&(1, depth)), "its own core's");
-        assert!(plan.workers[1].queues.contains(&(3, depth)));
+        assert_eq!(depths, [(0, depth), (1, depth), (2, depth), (3, depth), (4, 1), (5, 1)]);
+        let has = |worker: usize, number| {
+            plan.workers[worker].queues.iter().any(|queue| queue.number == number)
+        };
+        assert!(has(0, 1) && has(1, 3), "each worker has its own core's");
     }
 
     #[test]

@@ -12,13 +12,17 @@ use nix::unistd::Pid;
 use super::abi;
 use super::buffer::Buffer;
 use super::inbox::{Inbox, Reply, RingOutlet};
-use super::plan::{GROWTH, GROWTH_MAX, WorkerPlan};
+use super::plan::{QueuePlan, WorkerPlan};
 use crate::fuse::dispatch::dispatch;
 use crate::fuse::operations::Operations;
 use crate::fuse::wire::{Body, Header, Operation, Outlet, out_header};
 
 /// Marks a completion of the inbox's event; slots have small numbers.
 const EVENT: u64 = u64::MAX;
+
+/// Memory that an extra buffer keeps from one request to the next, bytes; but for a long answer,
+/// until the next request.
+const EXTRA_BYTES_KEPT: usize = 16 * 1024;
 
 /// A queue of the kernel's, for the programs of one core.
 #[derive(Debug)]
@@ -36,7 +40,9 @@ struct Slot {
     queue: usize,
     /// Of the request that is being served.
     commit_id: u64,
-    /// Made because the others were in use.
+    /// Length of the last answer.
+    answered_bytes: usize,
+    /// Used only while the others hold requests that wait.
     is_extra: bool,
 }
 
@@ -45,7 +51,6 @@ pub(super) struct Worker {
     ring: IoUring<squeue::Entry128, cqueue::Entry>,
     slots: Vec<Slot>,
     queues: Vec<Queue>,
-    extra: usize,
     payload_bytes: usize,
     has_ended: bool,
     inbox: Arc<Inbox>,
@@ -65,9 +70,9 @@ impl Worker {
         operations: Arc<Operations>,
     ) -> io::Result<Worker> {
         pin(plan.core);
-        let buffers: usize = plan.queues.iter().map(|(_, depth)| depth).sum();
+        let buffers: usize = plan.queues.iter().map(|queue| queue.depth + queue.extra).sum();
         // One more for the event.
-        let entries = u32::try_from(buffers + GROWTH_MAX + 1).map_err(io::Error::other)?;
+        let entries = u32::try_from(buffers + 1).map_err(io::Error::other)?;
         let mut builder = IoUring::builder();
         // This thread alone submits, and only looks at completions when it waits for them.
         builder.setup_single_issuer().setup_defer_taskrun().dontfork();
@@ -76,7 +81,6 @@ impl Worker {
             ring,
             slots: Vec::with_capacity(buffers),
             queues: Vec::with_capacity(plan.queues.len()),
-            extra: 0,
             payload_bytes,
             has_ended: false,
             inbox: Arc::new(Inbox::new()?),
@@ -86,8 +90,10 @@ impl Worker {
             operations,
         };
         worker.listen()?;
-        for (queue, &(number, depth)) in plan.queues.iter().enumerate() {
+        for (queue, &QueuePlan { number, depth, extra }) in plan.queues.iter().enumerate() {
             worker.queues.push(Queue { number, in_kernel: 0 });
+            // The kernel takes the one that it got last.
+            worker.offer(queue, extra, true)?;
             worker.offer(queue, depth, false)?;
         }
         if worker.has_ended { Err(io::ErrorKind::NotConnected.into()) } else { Ok(worker) }
@@ -118,10 +124,7 @@ impl Worker {
             if self.has_ended && self.in_kernel() == 0 {
                 return Ok(());
             }
-            self.grow()?;
-            // New buffers may have brought requests with them.
-            let wanted = usize::from(self.arrived.is_empty());
-            match self.ring.submit_and_wait(wanted) {
+            match self.ring.submit_and_wait(1) {
                 Ok(_) => {}
                 // EBUSY: completions must be taken first.
                 Err(error) if is_passing(&error) => {}
@@ -147,7 +150,7 @@ impl Worker {
         for _ in 0..count {
             let mut buffer = Buffer::new(self.payload_bytes)?;
             offered.push(Box::new(buffer.parts()));
-            self.slots.push(Slot { buffer, queue, commit_id: 0, is_extra });
+            self.slots.push(Slot { buffer, queue, commit_id: 0, answered_bytes: 0, is_extra });
         }
         let first = self.slots.len() - count;
         for (place, parts) in offered.iter().enumerate() {
@@ -158,20 +161,6 @@ impl Worker {
         // The kernel reads the parts here.
         self.ring.submit()?;
         self.take_completions()
-    }
-
-    /// Makes buffers where all of a queue's hold requests that wait, so that others do not have
-    /// to wait with them.
-    fn grow(&mut self) -> io::Result<()> {
-        for queue in 0..self.queues.len() {
-            let is_full = self.queues[queue].in_kernel == 0 && !self.has_ended;
-            if is_full && self.extra + GROWTH <= GROWTH_MAX {
-                tracing::debug!(queue = self.queues[queue].number, "more buffers");
-                self.extra += GROWTH;
-                self.offer(queue, GROWTH, true)?;
-            }
-        }
-        Ok(())
     }
 
     fn push(&mut self, entry: squeue::Entry128) -> io::Result<()> {
@@ -256,9 +245,11 @@ impl Slot {
     fn answer(&mut self, reply: &Reply) {
         let body = reply.body.as_bytes();
         let header = out_header(reply.unique, reply.error, body.len());
-        if self.is_extra {
+        let touched = self.buffer.used().max(self.answered_bytes);
+        if self.is_extra && touched > EXTRA_BYTES_KEPT {
             self.buffer.shrink(body.len());
         }
+        self.answered_bytes = body.len();
         if !self.buffer.answer(&header, body) {
             tracing::error!(bytes = body.len(), "an answer is too long: EIO instead");
             self.buffer.answer(&out_header(reply.unique, libc::EIO, 0), &[]);
