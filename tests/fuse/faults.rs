@@ -174,7 +174,8 @@ for n in range(50):
     assert os.stat(f'local-{n}').st_size == 4
     os.unlink(f'local-{n}')
 "#);
-    assert_eq!(mount.mounted().requests_in_flight(), 60, "they still wait");
+    // One that was just answered may still be counted.
+    assert!(mount.mounted().requests_in_flight() >= 60, "they still wait");
     store.heal();
     drop(waits.stdin.take());
     waits.wait().unwrap();
