@@ -68,6 +68,19 @@ pub enum LogFormat {
     Json,
 }
 
+/// How the kernel's requests come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TransportArg {
+    /// By io_uring where the kernel offers it, else by /dev/fuse.
+    #[default]
+    Auto,
+    /// By /dev/fuse.
+    Dev,
+    /// By io_uring, or not at all.
+    Uring,
+}
+
 /// Flags that reach a store; the table `[store]` of the configuration file.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -158,6 +171,13 @@ pub struct TuningArgs {
     #[arg(long, value_name = "PERCENT", env = "DORMOUSE_SETTLE_CPU", hide_env_values = true)]
     #[arg(value_parser = clap::value_parser!(u8).range(1..=100), help_heading = "Upload")]
     pub settle_cpu: Option<u8>,
+
+    /// How the kernel's requests come: `uring` by io_uring (Linux 6.14, switched on by root in
+    /// /sys/module/fuse/parameters/enable_uring), `dev` by /dev/fuse, `auto` by io_uring where
+    /// the kernel offers it. Default: auto.
+    #[arg(long, value_name = "TRANSPORT", env = "DORMOUSE_TRANSPORT", hide_env_values = true)]
+    #[arg(help_heading = "Mount")]
+    pub transport: Option<TransportArg>,
 
     /// Threads that serve the kernel. Default: one per core.
     #[arg(long, value_name = "COUNT", env = "DORMOUSE_THREADS", hide_env_values = true)]
@@ -391,7 +411,8 @@ fill_from!(LogArgs: level, format);
 fill_from!(StoreArgs: url, endpoint, region, path_style, profile, timeout);
 fill_from!(
     TuningArgs: cache_dir, cache_root, cache_size, create, lease_ttl, checkpoint_interval,
-    max_unsynced_age, max_unsynced_bytes, upload_limit, settle_cpu, threads, scheduling, allow_suid,
+    max_unsynced_age, max_unsynced_bytes, upload_limit, settle_cpu, transport, threads, scheduling,
+    allow_suid,
     allow_dev, allow_other, no_xattr,
 );
 

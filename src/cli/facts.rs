@@ -20,6 +20,9 @@ pub struct MountFacts {
     pub store_url: String,
     /// The cache directory.
     pub cache_dir: PathBuf,
+    /// How the kernel's requests come: `uring` or `dev`.
+    #[serde(default)]
+    pub transport: String,
     /// Since the mount.
     pub uptime_secs: u64,
     /// FUSE requests served since the mount.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::args::{MountArgs, SchedulingArg, StoreArgs, TuningArgs};
+use super::args::{MountArgs, SchedulingArg, StoreArgs, TransportArg, TuningArgs};
 use super::config::Config;
 use super::exit::{Failure, Outcome};
 use super::paths::{self, CacheUse};
@@ -192,6 +192,8 @@ pub struct MountSettings {
     pub workspace: WorkspaceSettings,
     /// Absolute; the cache directory is not inside it.
     pub mountpoint: PathBuf,
+    /// How the kernel's requests come.
+    pub transport: TransportArg,
     /// Threads that serve the kernel; none: one per core.
     pub threads: Option<usize>,
     /// How they are scheduled.
@@ -230,6 +232,7 @@ impl MountSettings {
         workspace.discard_local = args.discard_local;
         Ok(MountSettings {
             workspace,
+            transport: tuning.transport.unwrap_or_default(),
             threads: threads(&tuning)?,
             scheduling: match tuning.scheduling {
                 Some(SchedulingArg::Plain) => Scheduling::Plain,

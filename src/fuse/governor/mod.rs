@@ -19,7 +19,6 @@ mod worker;
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -32,6 +31,7 @@ use parking_lot::Mutex;
 
 use self::idle::IdleTimes;
 use self::judge::Change;
+pub(super) use self::signs::Requests;
 use self::signs::{Sign, Signs};
 use self::worker::{Worker, cpu_time};
 use crate::types::{Class, Clock, Standing, SystemClock, ThreadId};
@@ -94,7 +94,7 @@ impl Governor {
     ///
     /// # Errors
     /// Not possible or not permitted here; threads stay as they are.
-    pub(super) fn start(&self, requests: Vec<OwnedFd>, workers: usize) -> io::Result<()> {
+    pub(super) fn start(&self, requests: Vec<Requests>, workers: usize) -> io::Result<()> {
         let plain = Standing::current()?;
         check(plain)?;
         let (stop, stopped) = UnixStream::pair()?;
@@ -114,8 +114,13 @@ impl Governor {
     pub(super) fn enlist(&self) {
         thread_local!(static IS_ENLISTED: Cell<bool> = const { Cell::new(false) });
         if !IS_ENLISTED.replace(true) {
-            self.shared.crew.lock().enlist(ThreadId::current());
+            self.shared.crew.lock().enlist(ThreadId::current(), None);
         }
+    }
+
+    /// Another thread serves, best on this core.
+    pub(super) fn enlist_on(&self, thread: ThreadId, core: usize) {
+        self.shared.crew.lock().enlist(thread, Some(core));
     }
 
     /// The threads that serve.
@@ -146,11 +151,15 @@ impl Drop for Governor {
 }
 
 impl Crew {
-    fn enlist(&mut self, thread: ThreadId) {
+    fn enlist(&mut self, thread: ThreadId, core: Option<usize>) {
+        if self.threads.contains(&thread) {
+            return;
+        }
         let number = self.threads.len();
         self.threads.push(thread);
         let Some(rule) = &self.rule else { return };
-        let core = rule.cores.get(number % rule.cores.len().max(1)).copied();
+        let in_turn = || rule.cores.get(number % rule.cores.len().max(1)).copied();
+        let core = core.or_else(in_turn);
         match Worker::new(thread, rule.plain, core) {
             Ok(worker) => self.newcomers.push(worker),
             Err(error) => tracing::debug!(%error, "a serving thread stays plain"),

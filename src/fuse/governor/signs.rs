@@ -1,11 +1,12 @@
 //! What the governor waits for: requests, time, its end.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use libc::pollfd;
+use nix::sys::eventfd::EventFd;
 
 /// What ended a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,17 +19,34 @@ pub(super) enum Sign {
     End,
 }
 
+/// A descriptor that tells of requests.
+#[derive(Debug)]
+pub(in crate::fuse) enum Requests {
+    /// Readable while requests wait to be read.
+    Device(OwnedFd),
+    /// Readable when requests have come, until it is read.
+    Counted(EventFd),
+}
+
+impl AsRawFd for Requests {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Requests::Device(device) => device.as_raw_fd(),
+            Requests::Counted(count) => count.as_raw_fd(),
+        }
+    }
+}
+
 /// The descriptors that tell.
 #[derive(Debug)]
 pub(super) struct Signs {
-    /// Readable while requests wait to be read.
-    requests: Vec<OwnedFd>,
+    requests: Vec<Requests>,
     /// Its other end is closed when the governor is to end.
     stop: UnixStream,
 }
 
 impl Signs {
-    pub(super) fn new(requests: Vec<OwnedFd>, stop: UnixStream) -> Signs {
+    pub(super) fn new(requests: Vec<Requests>, stop: UnixStream) -> Signs {
         Signs { requests, stop }
     }
 
@@ -54,12 +72,23 @@ impl Signs {
         poll(&mut [waited_for(&self.stop)], millis);
     }
 
+    /// What was counted is known.
+    fn start_again(&self) {
+        for requests in &self.requests {
+            if let Requests::Counted(count) = requests {
+                // It only fails where there is nothing to read.
+                let _ = count.read();
+            }
+        }
+    }
+
     fn sign(&self, all: &[pollfd]) -> Sign {
         let has = |one: &pollfd, events| one.revents & events != 0;
         let dead = libc::POLLERR | libc::POLLHUP | libc::POLLNVAL;
         if all[self.requests.len()].revents != 0 || all.iter().any(|one| has(one, dead)) {
             Sign::End
         } else if all.iter().any(|one| has(one, libc::POLLIN)) {
+            self.start_again();
             Sign::Requests
         } else {
             Sign::Nothing

@@ -1,4 +1,5 @@
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -78,7 +79,7 @@ fn workers_are_lowered_once_requests_come_each_on_its_core_and_plain_at_the_end(
     let plain = Standing::current().unwrap();
     let governor = Arc::new(Governor::default());
     let (fd, mut requests) = connection();
-    governor.start(vec![fd], cores()).unwrap();
+    governor.start(vec![Requests::Device(fd)], cores()).unwrap();
     let workers: Vec<_> = (0..cores()).map(|_| Spinner::serving(&governor)).collect();
     assert_eq!(governor.threads(), workers.iter().map(|worker| worker.id).collect::<Vec<_>>());
     for worker in &workers {
@@ -104,7 +105,7 @@ fn with_fewer_workers_than_cores_they_may_run_anywhere() {
     }
     let governor = Arc::new(Governor::default());
     let (fd, mut requests) = connection();
-    governor.start(vec![fd], cores() - 1).unwrap();
+    governor.start(vec![Requests::Device(fd)], cores() - 1).unwrap();
     let worker = Spinner::serving(&governor);
     requests.write_all(b"r").unwrap();
     let lowered = Standing { class: Class::IDLE, cores: plain.cores };
@@ -117,7 +118,7 @@ fn a_worker_that_starves_is_promoted_and_counted() {
     let core = plain.cores.iter().next().unwrap();
     let governor = Arc::new(Governor::default());
     let (fd, mut requests) = connection();
-    governor.start(vec![fd], cores()).unwrap();
+    governor.start(vec![Requests::Device(fd)], cores()).unwrap();
     let worker = Spinner::serving(&governor);
     // On the first worker's core.
     let here = Standing { cores: Cores::only(core).unwrap(), ..plain };
@@ -132,7 +133,7 @@ fn without_requests_the_governor_sleeps_and_with_them_it_looks() {
     let governor = Governor::default();
     let (fd, mut requests) = connection();
     let mut reader = UnixStream::from(fd.try_clone().unwrap());
-    governor.start(vec![fd], cores()).unwrap();
+    governor.start(vec![Requests::Device(fd)], cores()).unwrap();
     let id = || governor.shared.crew.lock().governor;
     wait_until("it runs", || id().is_some());
     let id = id().unwrap();
@@ -159,7 +160,7 @@ fn without_requests_the_governor_sleeps_and_with_them_it_looks() {
 fn the_end_of_the_connection_ends_the_governor_and_its_rule() {
     let governor = Arc::new(Governor::default());
     let (fd, requests) = connection();
-    governor.start(vec![fd], cores()).unwrap();
+    governor.start(vec![Requests::Device(fd)], cores()).unwrap();
     drop(requests);
     wait_until("it ends", || governor.shared.crew.lock().rule.is_none());
     let worker = Spinner::serving(&governor);
@@ -171,7 +172,7 @@ fn the_end_of_the_connection_ends_the_governor_and_its_rule() {
 fn stopping_closes_what_it_was_given() {
     let governor = Governor::default();
     let (fd, mut requests) = connection();
-    governor.start(vec![fd], cores()).unwrap();
+    governor.start(vec![Requests::Device(fd)], cores()).unwrap();
     governor.stop();
     assert_eq!(requests.read(&mut [0]).unwrap(), 0, "the other end is closed");
 }
@@ -200,7 +201,7 @@ fn where_it_is_not_permitted_threads_stay_plain() {
         give_up_priority_rights();
         let governor = Arc::new(Governor::default());
         let (fd, mut requests) = connection();
-        let error = governor.start(vec![fd], cores()).unwrap_err();
+        let error = governor.start(vec![Requests::Device(fd)], cores()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
         let worker = Spinner::serving(&governor);
         assert_eq!(governor.threads(), [worker.id]);
