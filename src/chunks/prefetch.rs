@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::format::{FrameKind, PackInfo, PackSlot};
-use crate::types::{ChunkId, PackId};
+use crate::types::{ChunkId, PackId, Standing};
 
 use super::fetch::Fetcher;
 use super::flight::{Landing, Lead, Need};
@@ -95,13 +95,15 @@ struct Shared {
 pub(super) struct Prefetcher {
     shared: Arc<Shared>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    /// How the threads are scheduled: those that start them may be lower.
+    standing: Option<Standing>,
 }
 
 impl Prefetcher {
     pub(super) fn new(fetcher: Arc<Fetcher>) -> Prefetcher {
         let (queue, changed) = (Mutex::new(Queue::default()), Condvar::new());
         let shared = Arc::new(Shared { fetcher, queue, changed });
-        Prefetcher { shared, threads: Mutex::new(Vec::new()) }
+        Prefetcher { shared, threads: Mutex::new(Vec::new()), standing: Standing::current().ok() }
     }
 
     /// Queues the windows of these packs, up to a total of `bytes_max`.
@@ -176,7 +178,14 @@ impl Prefetcher {
         for duty in [Duty::Ahead, Duty::Rest].into_iter().skip(threads.len()) {
             let shared = Arc::clone(&self.shared);
             let name = format!("dormouse-fetch-{}", threads.len());
-            match std::thread::Builder::new().name(name).spawn(move || shared.run(duty)) {
+            let standing = self.standing;
+            let run = move || {
+                if let Some(standing) = standing {
+                    standing.take();
+                }
+                shared.run(duty);
+            };
+            match std::thread::Builder::new().name(name).spawn(run) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
                     // Everything is fetched when it is touched, too.

@@ -20,10 +20,16 @@ pub struct MountFacts {
     pub store_url: String,
     /// The cache directory.
     pub cache_dir: PathBuf,
+    /// How the kernel's requests come: `uring` or `dev`.
+    #[serde(default)]
+    pub transport: String,
     /// Since the mount.
     pub uptime_secs: u64,
     /// FUSE requests served since the mount.
     pub fuse_requests: u64,
+    /// Serving threads that starved beside busy programs and were cured, since the mount.
+    #[serde(default)]
+    pub promotions: u64,
     /// The workspace's own facts, at the same level.
     #[serde(flatten)]
     pub status: Status,
@@ -54,6 +60,7 @@ pub fn metrics(facts: &MountFacts) -> Facts {
         gauge("local_cache_bytes", "The chunk cache", local.cache),
         gauge("disk_free_bytes", "Free bytes of the disk", local.disk_free),
         counter("fuse_requests", "Requests of the kernel", facts.fuse_requests),
+        counter("promotions", "Serving threads that starved and were cured", facts.promotions),
         counter("store_gets", "GET requests to the store", store.gets),
         counter("store_puts", "PUT requests to the store", store.puts),
         counter("store_heads", "HEAD requests to the store", store.stats),

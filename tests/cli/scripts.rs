@@ -18,6 +18,7 @@ const STATUS_KEYS: &[&str] = &[
     "cache_dir",
     "uptime_secs",
     "fuse_requests",
+    "promotions",
     "workspace",
     "store_id",
     "state",

@@ -110,6 +110,7 @@ fn text(facts: &MountFacts) -> String {
             ByteSize(local.disk_free)
         ),
     );
+    line("transport", transport(&facts.transport).to_owned());
     line("cache dir", facts.cache_dir.display().to_string());
     if let Some(lease) = &status.lease {
         let (age, ttl) = (span(lease.age_secs), span(lease.ttl_secs));
@@ -128,6 +129,15 @@ fn text(facts: &MountFacts) -> String {
         ),
     );
     text
+}
+
+fn transport(name: &str) -> &str {
+    match name {
+        "uring" => "io_uring",
+        "dev" => "/dev/fuse",
+        // A daemon of another version.
+        _ => "unknown",
+    }
 }
 
 fn unsynced(facts: &MountFacts) -> String {
