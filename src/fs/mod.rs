@@ -11,6 +11,7 @@
 //! lock, and the operation starts again from the beginning.
 
 mod acl;
+mod ahead;
 mod allocate;
 mod attr;
 mod copy_range;
@@ -46,6 +47,7 @@ use crate::local::Local;
 use crate::namespace::{Namespace, Quota};
 use crate::types::Clock;
 
+use ahead::Ahead;
 use dirty::Dirty;
 use gate::Gate;
 use inode::InodeTable;
@@ -92,6 +94,7 @@ pub struct Filesystem {
     lookups: Lookups,
     orphans: Orphans,
     dirty: Dirty,
+    ahead: Arc<Ahead>,
 }
 
 impl Filesystem {
@@ -118,6 +121,7 @@ impl Filesystem {
             lookups: Lookups::new(),
             orphans: Orphans::default(),
             dirty: Dirty::default(),
+            ahead: Arc::default(),
         })
     }
 

@@ -46,7 +46,7 @@ use background::Threads;
 use seal::Reason;
 use settle::Which;
 
-use crate::fs::{Filesystem, Reclaim};
+use crate::fs::Filesystem;
 use crate::remote::Remote;
 use crate::types::Clock;
 
@@ -190,13 +190,9 @@ impl Workspace {
     fn hibernate_once(&self) -> Result<Receipt, WorkspaceError> {
         let active = &self.active;
         active.check_writable()?;
-        if active.fs.orphan_count() > 0 {
-            // Files that are open but unlinked end now. Not before the store has all the rest:
-            // if it is away, their owners go on.
-            active.seal(Reason::Checkpoint)?;
-        }
         active.fs.freeze();
-        active.fs.reclaim_orphans(Reclaim::All, active.fetch())?;
+        // Files that are open but unlinked end with it, and only when the head was moved: if the
+        // store is away, their owners go on.
         active.seal(Reason::Hibernate)
     }
 

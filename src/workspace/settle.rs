@@ -88,7 +88,9 @@ impl Active {
     ) -> Result<u64, WorkspaceError> {
         self.exchange_stored(settling, fetch)?;
         let now = self.clock.monotonic();
-        let dirty = self.fs.dirty();
+        let mut dirty = self.fs.dirty();
+        // Files that were made together lie together, for those who read them together.
+        dirty.sort_unstable_by_key(|file| file.ino);
         let inodes: HashSet<Ino> = dirty.iter().map(|file| file.ino).collect();
         settling.seen.retain(|ino, _| inodes.contains(ino));
         let mut cut = 0;
