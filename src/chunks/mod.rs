@@ -161,7 +161,7 @@ impl Chunks {
         self.prefetcher.add_scan(Scan(Box::new(scan)));
     }
 
-    /// A decoded tree node. A miss fetches its aligned 1 MiB window of the tree pack and caches
+    /// A decoded tree node. A miss fetches its aligned 2 MiB window of the tree pack and caches
     /// every node in it.
     pub fn node(&self, node: &NodeRef, fetch: Fetch) -> Result<Arc<Node>, ChunkError> {
         self.fetcher.node(node, fetch)
@@ -320,6 +320,14 @@ impl Chunks {
     /// Drops what is in memory, not on the disk.
     pub fn forget_memory(&self) {
         self.fetcher.forget_memory();
+    }
+
+    /// Bytes of frames that [`Chunks::prefetch_ahead`] has fetched, and those of them that were
+    /// read since.
+    #[must_use]
+    pub fn read_ahead_bytes(&self) -> (u64, u64) {
+        let counters = &self.fetcher.below.counters;
+        (counters.ahead_bytes.get(), counters.ahead_used_bytes.get())
     }
 
     /// Totals since the layer was built.

@@ -25,10 +25,10 @@ use super::window::{Piece, Window, pieces, tree_window, tree_windows};
 
 /// Bytes on their way at once while nobody waits: 25 ms of a line of 100 MB/s are 2.5 MB, and
 /// requests begin and end at their own times.
-const BYTES_AT_ONCE_MAX: u64 = 4 << 20;
+const BYTES_AT_ONCE_MAX: u64 = 5_000_000;
 
 /// The same while a foreground request is under way.
-const BYTES_BESIDE_FOREGROUND_MAX: u64 = 2 << 20;
+const BYTES_BESIDE_FOREGROUND_MAX: u64 = 2_500_000;
 
 /// Threads, and so requests at once: small pieces in many packs take a round trip each.
 const THREADS_MAX: usize = 16;
@@ -213,8 +213,7 @@ impl Prefetcher {
     /// Waits until there is nothing left to prefetch; false: `timeout` came first.
     pub(super) fn wait_idle(&self, timeout: Duration) -> bool {
         let mut queue = self.shared.queue.lock();
-        let is_busy =
-            |queue: &mut Queue| (queue.busy > 0 || queue.len() > 0) && !queue.stopping;
+        let is_busy = |queue: &mut Queue| (queue.busy > 0 || queue.len() > 0) && !queue.stopping;
         !self.shared.changed.wait_while_for(&mut queue, is_busy, timeout).timed_out()
     }
 
@@ -246,8 +245,7 @@ impl Queue {
 
     /// Whether so many bytes more may be put on the line. One request always may.
     fn has_room(&self, bytes: u64, beside_foreground: bool) -> bool {
-        let max =
-            if beside_foreground { BYTES_BESIDE_FOREGROUND_MAX } else { BYTES_AT_ONCE_MAX };
+        let max = if beside_foreground { BYTES_BESIDE_FOREGROUND_MAX } else { BYTES_AT_ONCE_MAX };
         self.bytes == 0 || self.bytes + bytes <= max
     }
 
@@ -461,7 +459,7 @@ mod tests {
         assert_eq!(begin(&mut queue, true), [1, 2]);
         assert_eq!(begin(&mut queue, false), [3, 4]);
         queue.bytes -= 2 * MIB;
-        assert_eq!(begin(&mut queue, true), [], "what is on its way is enough");
+        assert!(begin(&mut queue, true).is_empty(), "what is on its way is enough");
         queue.bytes = 0;
         queue.hot.push_front(piece(10, 8 * MIB));
         assert_eq!(begin(&mut queue, true), [10]);

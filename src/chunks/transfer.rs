@@ -9,9 +9,9 @@ use crate::format::{FrameHeader, FrameKind, PackSlot, pack_key};
 use crate::remote::{GetRequest, RemoteError};
 use crate::types::PackId;
 
+use super::ahead::Purpose;
 use super::fetch::Fetcher;
 use super::flight::{Departure, Flight, Landing, Lead, Need};
-use super::ahead::Purpose;
 use super::frames::{FrameId, frames_of_data_window, frames_of_tree_window};
 use super::window::{TREE_WINDOW_BYTES, Window, slot_range, tree_window, tree_window_of};
 

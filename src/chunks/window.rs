@@ -33,11 +33,11 @@ const PIECE_BATCH_BYTES: u64 = 8 * 1024 * 1024;
 const PACKS_REMEMBERED: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
 
 /// Tree packs are fetched in windows that begin at multiples of this.
-pub(super) const TREE_WINDOW_BYTES: u64 = 1024 * 1024;
+pub(super) const TREE_WINDOW_BYTES: u64 = 2 * 1024 * 1024;
 
 /// A tree window goes on this far behind its end, so that the node which lies across the border
 /// is whole in the window where it begins.
-pub(super) const TREE_WINDOW_SLACK_BYTES: u64 = 32 * 1024;
+pub(super) const TREE_WINDOW_SLACK_BYTES: u64 = 64 * 1024;
 
 /// The bytes of a slot.
 pub(super) fn slot_range(slot: &PackSlot) -> Range<u64> {
@@ -254,11 +254,13 @@ mod tests {
             ]
         );
         // 50 MiB of large frames, the last ones first.
-        let large: Vec<_> =
-            (0..200).rev().map(|i| (chunk(i), slot(1, 8 + u32::from(i) * 262_200, 262_200))).collect();
+        let large: Vec<_> = (0..200)
+            .rev()
+            .map(|i| (chunk(i), slot(1, 8 + u32::from(i) * 262_200, 262_200)))
+            .collect();
         let found = pieces(&large);
         assert!(found.iter().all(|piece| piece.range.end - piece.range.start <= PIECE_BYTES_MAX));
-        assert!(found.len() <= 70, "three frames to a piece: {}", found.len());
+        assert!(found.len() <= 72, "three frames to a piece: {}", found.len());
         assert_eq!(found.iter().map(|piece| piece.chunks.len()).sum::<usize>(), 200);
         assert!(found[0].chunks.iter().all(|id| id.0[0] >= 168), "the first batch first");
         assert_eq!(pieces(&[]), []);

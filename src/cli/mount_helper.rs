@@ -13,7 +13,7 @@ const NAMES: [&str; 4] =
     ["mount.dormouse", "mount.fuse.dormouse", "mount.fuse3.dormouse", "mount.fuse.dormouse3"];
 
 /// Options that are `dormouse mount`'s flags of the same name with a value.
-const WITH_VALUE: [&str; 23] = [
+const WITH_VALUE: [&str; 24] = [
     "store",
     "endpoint",
     "region",
@@ -29,6 +29,7 @@ const WITH_VALUE: [&str; 23] = [
     "max-unsynced-bytes",
     "upload-limit",
     "settle-cpu",
+    "hot-set-size",
     "threads",
     "at",
     "log-level",

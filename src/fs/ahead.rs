@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use super::Filesystem;
-use crate::chunks::{ChunkStats, Chunks, Fetch};
+use crate::chunks::{Chunks, Fetch};
 use crate::format::{Key, KeyParts, PackSlot, Source, Tag, decode_extent};
 use crate::namespace::Namespace;
 use crate::types::{ChunkId, Ino};
@@ -42,6 +42,9 @@ const AHEAD_BYTES_MAX: u64 = 16 << 20;
 
 /// A file read beyond this is read in sequence.
 const FIRST_CHUNK_BYTES: u64 = 256 * 1024;
+
+/// A region in which nothing was read while so many reads came elsewhere is forgotten.
+const FORGOTTEN_AFTER_READS: u64 = 4096;
 
 /// Records looked at for one wish: small files have some five each, a large directory many.
 const RECORDS_MAX: usize = 32 * 1024;
@@ -119,7 +122,8 @@ impl Ahead {
         if !missed && self.count.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        let start_bytes = start_bytes(&chunks.stats());
+        let (fetched, used) = chunks.read_ahead_bytes();
+        let start_bytes = start_bytes(fetched, used);
         let mut regions = self.regions.lock();
         let wish = regions.read((ino.0, offset), len, missed, start_bytes);
         self.count.store(regions.list.len(), Ordering::Relaxed);
@@ -135,9 +139,9 @@ impl Ahead {
 }
 
 /// How much to fetch ahead in a new place; more than [`START_BYTES`] where it was of use so far.
-fn start_bytes(stats: &ChunkStats) -> u64 {
-    if stats.ahead_used_bytes * 2 >= stats.ahead_bytes {
-        (stats.ahead_used_bytes / 2).clamp(START_BYTES, TRUSTED_START_BYTES_MAX)
+fn start_bytes(fetched: u64, used: u64) -> u64 {
+    if used.saturating_mul(2) >= fetched {
+        (used / 2).clamp(START_BYTES, TRUSTED_START_BYTES_MAX)
     } else {
         START_BYTES
     }
@@ -146,6 +150,10 @@ fn start_bytes(stats: &ChunkStats) -> u64 {
 impl Regions {
     fn read(&mut self, at: Place, len: u64, missed: bool, start_bytes: u64) -> Option<Wish> {
         self.ticks += 1;
+        if self.ticks.is_multiple_of(FORGOTTEN_AFTER_READS) {
+            let since = self.ticks - FORGOTTEN_AFTER_READS;
+            self.list.retain(|region| region.used_at >= since);
+        }
         let end = (at.0, at.1.saturating_add(len));
         let near = |region: &Region| {
             at.0.saturating_add(NEAR_INODES) >= region.from.0
@@ -193,12 +201,12 @@ impl Regions {
 
     fn looked(&mut self, wish: &Wish, found: &Found, all_local: bool) {
         let Some(at) = self.list.iter().position(|region| region.id == wish.region) else { return };
-        if all_local {
+        if all_local || found.ended {
             self.list.swap_remove(at);
             return;
         }
         let region = &mut self.list[at];
-        region.is_looking = found.ended;
+        region.is_looking = false;
         region.to = region.to.max(found.to);
         region.asked = region.asked.saturating_add(found.bytes);
     }
@@ -289,7 +297,11 @@ mod tests {
     fn one_file_read_alone_is_not_read_ahead_of_and_a_second_one_is() {
         let mut regions = Regions::default();
         assert_eq!(regions.read((100, 0), 4 * KIB, true, START_BYTES), None);
-        assert_eq!(regions.read((100, 4 * KIB), 4 * KIB, false, START_BYTES), None, "the same file");
+        assert_eq!(
+            regions.read((100, 4 * KIB), 4 * KIB, false, START_BYTES),
+            None,
+            "the same file"
+        );
         let wish = regions.read((101, 0), 4 * KIB, false, START_BYTES).unwrap();
         assert_eq!(wish.from, (101, 4 * KIB));
         assert!(wish.bytes >= START_BYTES && wish.bytes < START_BYTES + 64 * KIB);
@@ -322,18 +334,30 @@ mod tests {
         regions.read((100, 0), KIB, true, START_BYTES);
         let wish = regions.read((101, 0), KIB, false, START_BYTES).unwrap();
         let ended = Found { ended: true, ..found((200, 0), 10 * KIB) };
+        let mut other = regions.list.clone();
         regions.looked(&wish, &ended, false);
-        assert_eq!(regions.read((150, 0), 100 * KIB, true, START_BYTES), None);
+        assert_eq!(regions.list, []);
+        regions.list.append(&mut other);
         regions.looked(&wish, &found((200, 0), KIB), true);
         assert_eq!(regions.list, []);
     }
 
     #[test]
+    fn a_region_that_nobody_reads_any_more_is_forgotten() {
+        let mut regions = Regions::default();
+        regions.read((100, 0), KIB, true, START_BYTES);
+        regions.read((9000, 0), KIB, true, START_BYTES);
+        for _ in 0..2 * FORGOTTEN_AFTER_READS {
+            regions.read((9000, 0), KIB, false, START_BYTES);
+        }
+        assert_eq!(regions.list.len(), 1);
+    }
+
+    #[test]
     fn with_trust_the_first_read_in_a_new_place_is_enough() {
-        let mut stats = ChunkStats { ahead_bytes: 20 << 20, ..ChunkStats::default() };
-        assert_eq!(start_bytes(&stats), START_BYTES);
-        stats.ahead_used_bytes = 16 << 20;
-        let start = start_bytes(&stats);
+        assert_eq!(start_bytes(0, 0), START_BYTES);
+        assert_eq!(start_bytes(20 << 20, 9 << 20), START_BYTES);
+        let start = start_bytes(20 << 20, 16 << 20);
         assert_eq!(start, TRUSTED_START_BYTES_MAX);
         assert!(Regions::default().read((9, 0), KIB, true, start).is_some());
     }

@@ -38,7 +38,9 @@ pub use error::WorkspaceError;
 pub use options::{ResumeOptions, Upkeep};
 pub use progress::{Phase, Progress, ProgressView};
 pub use receipt::{Receipt, StoreCounts};
-pub use status::{ChunkCounts, LeaseStatus, LocalStatus, SealCounts, Status, Unsynced};
+pub use status::{
+    AheadCounts, ChunkCounts, LeaseStatus, LocalStatus, SealCounts, Status, Unsynced,
+};
 pub use store::{SnapshotInfo, Store, WorkspaceInfo};
 
 use active::Active;

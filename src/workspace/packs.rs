@@ -120,10 +120,7 @@ impl TreeOnItsWay {
 
     /// Reads nodes of the tree. They are in the local cache; where it has lost some already, they
     /// are read again when the store has them.
-    fn read<T>(
-        &mut self,
-        read: impl Fn() -> Result<T, TreeError>,
-    ) -> Result<T, WorkspaceError> {
+    fn read<T>(&mut self, read: impl Fn() -> Result<T, TreeError>) -> Result<T, WorkspaceError> {
         if let Ok(done) = read() {
             return Ok(done);
         }
