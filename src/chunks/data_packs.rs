@@ -286,13 +286,15 @@ impl DataPacks {
     /// failure everything stays pending, and the next flush tries again at once.
     /// Asks `go_on` now and then, and gives up with `Closed` when it says no.
     pub(super) fn drain(&self, go_on: &dyn Fn() -> bool) -> Result<(), ChunkError> {
-        let closing = self.state.lock().close_open();
-        self.enqueue(closing);
         let mut state = self.state.lock();
+        let closing = state.close_open();
+        // Before the pack can be uploaded: a failure counts for this round.
         state.round += 1;
         let (round, end) = (state.round, state.next_number);
         state.flushes_waiting += 1;
-        self.changed.notify_all();
+        drop(state);
+        self.enqueue(closing);
+        let mut state = self.state.lock();
         let result = loop {
             if state.outstanding.range(..end).next().is_none() {
                 break Ok(());

@@ -261,6 +261,7 @@ fn read_cold(world: &World, cache: &str, order: &[(String, Vec<u8>)]) -> (u64, f
     std::thread::sleep(Duration::from_millis(500));
     let stats = world.counts.stats();
     let stored: usize = order.iter().map(|(_, content)| content.len()).sum();
+    hibernate(&workspace).unwrap();
     workspace.close().unwrap();
     (stats.gets, stats.bytes_in as f64 / stored as f64)
 }
