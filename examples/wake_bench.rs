@@ -233,6 +233,7 @@ fn cold(world: &World) -> Result<()> {
     let mut plain = Vec::new();
     let mut bytes = 0;
     let mut times = vec![Vec::new(); contenders.len()];
+    let mut warm = vec![Vec::new(); contenders.len()];
     let mut notes = vec![String::new(); contenders.len()];
     for _ in 0..ROUNDS {
         let (packs, seconds) = world.download()?;
@@ -255,14 +256,19 @@ fn cold(world: &World) -> Result<()> {
                 ahead.neighbour_used_bytes as f64 / 1e6,
             );
             hibernate(&workspace)?;
+            drop(workspace);
+            options.local_dir = world.dir.join("cache");
+            let workspace = world.resume(&options, true)?;
+            warm[index].push(world.run(&workspace, command)?);
+            hibernate(&workspace)?;
         }
     }
     let wire = median(&mut plain);
     println!("plain download of all packs: {:.1} MB in {wire:.2} s", bytes as f64 / 1e6);
     for (index, (name, _)) in contenders.iter().enumerate() {
-        let seconds = median(&mut times[index]);
+        let (seconds, local) = (median(&mut times[index]), median(&mut warm[index]));
         println!(
-            "{name}: {seconds:.2} s, {:.0}% of the wire; {}",
+            "{name}: {seconds:.2} s, {:.0}% of the wire (warm local cache: {local:.2} s); {}",
             wire / seconds * 100.0,
             notes[index]
         );

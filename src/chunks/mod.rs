@@ -57,7 +57,8 @@ pub struct ChunkOptions {
     pub node_memory_bytes_max: usize,
     /// Bytes that the first miss in a place of a data pack fetches; at most 512 KiB.
     pub first_window_bytes: u64,
-    /// Bytes that one request may fetch when misses come in sequence; at most 4 MiB.
+    /// Bytes that one request may fetch when misses come in sequence; at most 4 MiB. Who reads in
+    /// sequence is fetched ahead of, so that it matters only where that does not keep up.
     pub window_bytes_max: u64,
     /// A data or tree pack is closed when it reaches this.
     pub pack_bytes: usize,
@@ -77,7 +78,7 @@ impl Default for ChunkOptions {
             memory_bytes_max: 64 * MIB,
             node_memory_bytes_max: 32 * MIB,
             first_window_bytes: 256 * 1024,
-            window_bytes_max: 4 * MIB as u64,
+            window_bytes_max: MIB as u64,
             pack_bytes: 16 * MIB,
             zstd_level: ZSTD_LEVEL,
             upload_packs_at_once: 4,
@@ -129,7 +130,7 @@ impl Chunks {
 
     /// A chunk's plaintext, at most 256 KiB. From memory, else from the local cache, else from
     /// `slot` in the store, together with what lies behind it in the pack: a first miss makes
-    /// one request of at most 512 KiB; misses in sequence fetch more at once, up to 4 MiB.
+    /// one request of at most 512 KiB; misses in sequence fetch more at once.
     pub fn read(&self, id: &ChunkId, slot: &PackSlot, fetch: Fetch) -> Result<Bytes, ChunkError> {
         let mut plain = self.read_many(&[(*id, *slot)], fetch)?;
         // One is asked for, so one comes.

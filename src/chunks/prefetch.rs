@@ -27,7 +27,7 @@ use super::window::{Piece, Window, pieces, tree_window, tree_windows};
 /// requests begin and end at their own times.
 const BYTES_AT_ONCE_MAX: u64 = 5_000_000;
 
-/// The same while a foreground request is under way.
+/// The same for what no reader is on its way to, while a foreground request is under way.
 const BYTES_BESIDE_FOREGROUND_MAX: u64 = 2_500_000;
 
 /// Threads, and so requests at once: small pieces in many packs take a round trip each.
@@ -40,7 +40,7 @@ const REST_THREADS_MAX: usize = 12;
 const FOREGROUND_POLL: Duration = Duration::from_millis(5);
 
 /// Pieces ahead of readers that may wait; a reader that finds none there fetches for itself.
-const AHEAD_LEN_MAX: usize = 64;
+const AHEAD_LEN_MAX: usize = 256;
 
 /// Most windows and most pieces that may wait to be prefetched; more are left to be fetched when
 /// they are touched.
@@ -256,7 +256,8 @@ impl Queue {
         }
         let bytes = |piece: &Piece| piece.range.end - piece.range.start;
         if let Some(piece) = self.ahead.front() {
-            let may = self.has_room(bytes(piece), beside_foreground);
+            // The request beside it is often its own reader's.
+            let may = self.has_room(bytes(piece), false);
             let piece = if may { self.ahead.pop_front() } else { None };
             return piece.map(|piece| Work::Piece(piece, Purpose::Ahead));
         }
@@ -341,9 +342,7 @@ impl Shared {
     }
 
     fn scan(self: &Arc<Shared>, scan: Box<dyn FnOnce() -> ChunkList + Send>) {
-        let mut found = scan();
-        found.retain(|(id, _)| !self.fetcher.is_local(id));
-        let pieces = pieces(&found);
+        let pieces = pieces(&scan());
         let mut queue = self.queue.lock();
         let room = AHEAD_LEN_MAX.saturating_sub(queue.ahead.len());
         queue.ahead.extend(pieces.into_iter().take(room));

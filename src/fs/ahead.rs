@@ -25,20 +25,24 @@ const REGIONS_MAX: usize = 16;
 /// A read this many inodes before or behind a region belongs to it.
 const NEAR_INODES: u64 = 64;
 
-/// What is fetched ahead in a region before much was read there, bytes of content.
-const START_BYTES: u64 = 1 << 20;
+/// Bytes fetched ahead that nobody may have read yet, beside as many as were read.
+const UNREAD_BYTES_MAX: u64 = 16 << 20;
 
-/// ... and where most of what was fetched ahead so far was of use.
-const TRUSTED_START_BYTES_MAX: u64 = 8 << 20;
-
-/// From this much that was of use on, one read is enough to go ahead of.
-const TRUST_BYTES: u64 = 4 << 20;
+/// What is fetched ahead in a region before much was read there: a part of what may be unread, so
+/// that a few regions can begin, within these bounds.
+const START_PART: u64 = 4;
+const START_BYTES_MIN: u64 = 256 * 1024;
+const START_BYTES_MAX: u64 = 4 << 20;
 
 /// Bytes fetched ahead for each byte read.
 const GROWTH: u64 = 4;
 
-/// Most bytes that a region is ahead of its reader.
-const AHEAD_BYTES_MAX: u64 = 16 << 20;
+/// Most bytes that a region is ahead of its reader: who reads small files is slower than the
+/// line, and so makes up for a part of the large one that follows.
+const AHEAD_BYTES_MAX: u64 = 48 << 20;
+
+/// Where so many regions of the last ones were read on in, one read is enough to go ahead of.
+const RUNS_TRUSTED: u32 = 3;
 
 /// A file read beyond this is read in sequence.
 const FIRST_CHUNK_BYTES: u64 = 256 * 1024;
@@ -68,6 +72,8 @@ struct Regions {
     list: Vec<Region>,
     next_id: u64,
     ticks: u64,
+    /// Regions that were read on in, less those that were not, of late.
+    runs: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,13 +144,11 @@ impl Ahead {
     }
 }
 
-/// How much to fetch ahead in a new place; more than [`START_BYTES`] where it was of use so far.
+/// How much to fetch ahead in a new place: less where much of what was fetched is unread.
 fn start_bytes(fetched: u64, used: u64) -> u64 {
-    if used.saturating_mul(2) >= fetched {
-        (used / 2).clamp(START_BYTES, TRUSTED_START_BYTES_MAX)
-    } else {
-        START_BYTES
-    }
+    let unread = fetched.saturating_sub(used);
+    let allowance = UNREAD_BYTES_MAX.saturating_add(used).saturating_sub(unread);
+    (allowance / START_PART).clamp(START_BYTES_MIN, START_BYTES_MAX)
 }
 
 impl Regions {
@@ -166,7 +170,10 @@ impl Regions {
             return None;
         };
         region.used_at = self.ticks;
-        region.is_run |= at.0 != region.last.0 || at.1 >= FIRST_CHUNK_BYTES;
+        if !region.is_run && (at.0 != region.last.0 || at.1 >= FIRST_CHUNK_BYTES) {
+            region.is_run = true;
+            self.runs = (self.runs + 1).min(2 * RUNS_TRUSTED);
+        }
         region.last = at;
         region.read = region.read.saturating_add(len);
         region.from = region.from.min(at);
@@ -183,6 +190,9 @@ impl Regions {
             self.list.swap_remove(oldest);
         }
         self.next_id += 1;
+        if self.list.last().is_some_and(|region| !region.is_run) {
+            self.runs = self.runs.saturating_sub(1);
+        }
         let mut region = Region {
             id: self.next_id,
             from: at,
@@ -190,7 +200,7 @@ impl Regions {
             last: at,
             read: len,
             asked: 0,
-            is_run: start_bytes >= TRUST_BYTES / 2,
+            is_run: self.runs >= RUNS_TRUSTED,
             is_looking: false,
             used_at: self.ticks,
         };
@@ -288,6 +298,7 @@ mod tests {
     use super::*;
 
     const KIB: u64 = 1024;
+    const START_BYTES: u64 = 1 << 20;
 
     fn found(to: Place, bytes: u64) -> Found {
         Found { bytes, to, ..Found::default() }
@@ -354,12 +365,25 @@ mod tests {
     }
 
     #[test]
-    fn with_trust_the_first_read_in_a_new_place_is_enough() {
-        assert_eq!(start_bytes(0, 0), START_BYTES);
-        assert_eq!(start_bytes(20 << 20, 9 << 20), START_BYTES);
-        let start = start_bytes(20 << 20, 16 << 20);
-        assert_eq!(start, TRUSTED_START_BYTES_MAX);
-        assert!(Regions::default().read((9, 0), KIB, true, start).is_some());
+    fn where_all_places_were_read_on_in_the_first_read_in_a_new_one_is_enough() {
+        let mut regions = Regions::default();
+        for number in 1..=u64::from(RUNS_TRUSTED) {
+            assert!(regions.read((number * 1000, 0), KIB, true, START_BYTES).is_none());
+            assert!(regions.read((number * 1000 + 1, 0), KIB, true, START_BYTES).is_some());
+        }
+        assert!(regions.read((90_000, 0), KIB, true, START_BYTES).is_some());
+        let mut single = Regions::default();
+        for number in 1..100 {
+            assert!(single.read((number * 1000, 0), KIB, true, START_BYTES).is_none());
+        }
+    }
+
+    #[test]
+    fn less_is_fetched_ahead_where_much_of_it_is_unread() {
+        assert_eq!(start_bytes(0, 0), START_BYTES_MAX);
+        assert_eq!(start_bytes(12 << 20, 0), 1 << 20);
+        assert_eq!(start_bytes(100 << 20, 10 << 20), START_BYTES_MIN);
+        assert_eq!(start_bytes(100 << 20, 60 << 20), START_BYTES_MAX);
     }
 
     #[test]

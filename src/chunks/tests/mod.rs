@@ -106,7 +106,8 @@ impl Machine {
 
 /// As in production, but with packs that a test can fill.
 fn options() -> ChunkOptions {
-    ChunkOptions { pack_bytes: 4 * MIB, ..ChunkOptions::default() }
+    let window_bytes_max = 4 * MIB as u64;
+    ChunkOptions { pack_bytes: 4 * MIB, window_bytes_max, ..ChunkOptions::default() }
 }
 
 /// Bytes that don't compress, different for each seed.
