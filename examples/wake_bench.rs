@@ -340,7 +340,7 @@ fn git(world: &World) -> Result<()> {
         && for d in $(seq 100); do mkdir d$d; for f in $(seq 100); do \
         echo \"$d $f some words that are here for their length only\" > d$d/f$f; done; done \
         && sleep 1.1 && git init -q . && git add -A \
-        && git -c user.name=d -c user.email=d@d commit -qm all && git status --porcelain";
+        && git -c gc.auto=0 -c maintenance.auto=false -c user.name=d -c user.email=d@d commit -qm all && git status --porcelain";
     const WORK: &str =
         "cd r && GIT_OPTIONAL_LOCKS=0 git -c core.fsmonitor=false status --porcelain";
     const MORE: &str = "cd r && GIT_OPTIONAL_LOCKS=0 git status --porcelain && git log -3 > /dev/null \

@@ -26,13 +26,15 @@ const REGIONS_MAX: usize = 16;
 const NEAR_INODES: u64 = 64;
 
 /// Bytes fetched ahead that nobody may have read yet, beside as many as were read.
-const UNREAD_BYTES_MAX: u64 = 16 << 20;
+const UNREAD_BYTES_MAX: u64 = 32 << 20;
 
 /// What is fetched ahead in a region before much was read there: a part of what may be unread, so
-/// that a few regions can begin, within these bounds.
+/// that a few regions can begin; at least this much.
 const START_PART: u64 = 4;
 const START_BYTES_MIN: u64 = 256 * 1024;
-const START_BYTES_MAX: u64 = 4 << 20;
+
+/// ... at most this much in the first region; twice as much with each one that was read on in.
+const START_BYTES_FIRST: u64 = 1 << 20;
 
 /// Bytes fetched ahead for each byte read.
 const GROWTH: u64 = 4;
@@ -148,11 +150,12 @@ impl Ahead {
 fn start_bytes(fetched: u64, used: u64) -> u64 {
     let unread = fetched.saturating_sub(used);
     let allowance = UNREAD_BYTES_MAX.saturating_add(used).saturating_sub(unread);
-    (allowance / START_PART).clamp(START_BYTES_MIN, START_BYTES_MAX)
+    (allowance / START_PART).max(START_BYTES_MIN)
 }
 
 impl Regions {
     fn read(&mut self, at: Place, len: u64, missed: bool, start_bytes: u64) -> Option<Wish> {
+        let start_bytes = start_bytes.min(START_BYTES_FIRST << self.runs.min(RUNS_TRUSTED));
         self.ticks += 1;
         if self.ticks.is_multiple_of(FORGOTTEN_AFTER_READS) {
             let since = self.ticks - FORGOTTEN_AFTER_READS;
@@ -380,10 +383,10 @@ mod tests {
 
     #[test]
     fn less_is_fetched_ahead_where_much_of_it_is_unread() {
-        assert_eq!(start_bytes(0, 0), START_BYTES_MAX);
-        assert_eq!(start_bytes(12 << 20, 0), 1 << 20);
+        assert_eq!(start_bytes(0, 0), 8 << 20);
+        assert_eq!(start_bytes(28 << 20, 0), 1 << 20);
         assert_eq!(start_bytes(100 << 20, 10 << 20), START_BYTES_MIN);
-        assert_eq!(start_bytes(100 << 20, 60 << 20), START_BYTES_MAX);
+        assert!(start_bytes(100 << 20, 60 << 20) >= 8 << 20);
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod plan;
 mod read;
 mod rename;
 mod request;
+mod room;
 mod settle_hooks;
 mod statfs;
 mod write;
@@ -53,6 +54,7 @@ use gate::Gate;
 use inode::InodeTable;
 use lookups::Lookups;
 use orphans::Orphans;
+use room::Room;
 
 pub use directory::Sink;
 pub use dirty::DirtyInode;
@@ -65,6 +67,7 @@ pub use request::{
     AllocateMode, At, Caller, CopyRange, DirEntry, Entry, FsOptions, ListFrom, NewNode, RenameMode,
     Seek, SetAttr, SetTime, StatFs, XattrMode,
 };
+pub use room::Lack;
 pub use settle_hooks::{SettledRegion, Stale};
 
 /// Largest file, bytes: offsets are signed 64-bit numbers.
@@ -95,6 +98,7 @@ pub struct Filesystem {
     orphans: Orphans,
     dirty: Dirty,
     ahead: Arc<Ahead>,
+    room: Room,
 }
 
 impl Filesystem {
@@ -122,6 +126,7 @@ impl Filesystem {
             orphans: Orphans::default(),
             dirty: Dirty::default(),
             ahead: Arc::default(),
+            room: Room::default(),
         })
     }
 
@@ -154,7 +159,8 @@ impl Filesystem {
         self.gate.thaw();
     }
 
-    /// Slows writes of data by `delay` each (at most 100 ms), or refuses them with `NoSpace`.
+    /// Slows writes of data by `delay` each (at most 100 ms), or lets none in: they wait for room,
+    /// or are refused with `NoSpace` where nobody makes it.
     pub fn set_admission(&self, delay: Duration, full: bool) {
         self.gate.set_admission(delay, full);
     }
@@ -179,7 +185,7 @@ impl Filesystem {
     ) -> Result<T, FsError> {
         self.with_fetch(fetch, || {
             let _admitted = self.gate.enter()?;
-            op()
+            op().map_err(|error| self.room.or_wait(error))
         })
     }
 
@@ -220,6 +226,7 @@ impl Filesystem {
             // Nothing to fetch here; the operation itself reads or waits.
             Missing::Content | Missing::Turn => {}
             Missing::Thaw => self.gate.wait_for_thaw(fetch, &*self.clock)?,
+            Missing::Room(lack) => self.room.wait(lack, fetch, &*self.clock)?,
         }
         Ok(())
     }

@@ -28,6 +28,9 @@ const HOT_AGE: Duration = Duration::from_secs(30);
 /// ... but not more often than this: its last piece may have to be cut again.
 const HOT_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Bytes that one pass of making room brings to the store: those who wait get their turn after it.
+const DRAIN_BYTES_MAX: u64 = 64 << 20;
+
 /// Slots read at once.
 const PAGE_SLOTS: usize = 4096;
 
@@ -103,7 +106,8 @@ impl Active {
                 continue;
             }
             self.progress.check()?;
-            self.settle_file(&mut settling.drafts, file.ino, &mut pace, fetch)?;
+            let whole = (file.ino, u64::MAX);
+            self.settle_file(&mut settling.drafts, whole, &mut pace, fetch)?;
             let seen = Seen { last_write: file.last_write, cut_at: now };
             settling.seen.insert(file.ino, seen);
             cut += 1;
@@ -113,14 +117,56 @@ impl Active {
         Ok(cut)
     }
 
-    /// Cuts a file's staged pieces, but for those whose draft is still right.
+    /// Makes room in the local directory: brings written bytes to the store, the oldest first, up
+    /// to a bound, exchanges their extents, and frees their place. Whether that got anywhere.
+    pub fn drain(&self, fetch: Fetch) -> Result<bool, WorkspaceError> {
+        self.check_writable()?;
+        let in_hurry = self.hurry.up();
+        let mut settling = self.settling.lock();
+        drop(in_hurry);
+        let drained = self.drain_some(&mut settling, fetch);
+        if drained.is_err() {
+            settling.forget();
+        }
+        drop(settling);
+        let cut = drained?;
+        let freed = self.local.sweep()?;
+        self.throttle();
+        // Others drain and sweep too: what counts is also that there is room now.
+        let usage = self.local.usage()?;
+        let dirty = usage.journal_bytes + usage.rocksdb_bytes;
+        let has_room = dirty < usage.budget - usage.budget / 8 && !self.is_over_cap();
+        Ok(cut > 0 || freed > 0 || has_room)
+    }
+
+    fn drain_some(&self, settling: &mut Settling, fetch: Fetch) -> Result<u64, WorkspaceError> {
+        let mut dirty = self.fs.dirty();
+        dirty.sort_unstable_by_key(|file| (file.since, file.ino));
+        let (mut cut, mut pace) = (0, Pace::new(100));
+        for file in dirty {
+            if cut >= DRAIN_BYTES_MAX {
+                break;
+            }
+            let left = DRAIN_BYTES_MAX - cut;
+            cut += self.settle_file(&mut settling.drafts, (file.ino, left), &mut pace, fetch)?;
+        }
+        self.chunks.make_room()?;
+        // Also those that needed no pack.
+        settling.packs_seen = u64::MAX;
+        self.exchange_stored(settling, fetch)?;
+        Ok(cut)
+    }
+
+    /// Cuts a file's staged pieces, but for those whose draft is still right, until about
+    /// `bytes_max` staged bytes are cut. Returns how many were.
     fn settle_file(
         &self,
         drafts: &mut Drafts,
-        ino: Ino,
+        (ino, bytes_max): (Ino, u64),
         pace: &mut Pace,
         fetch: Fetch,
-    ) -> Result<(), WorkspaceError> {
+    ) -> Result<u64, WorkspaceError> {
+        let mut cut = 0;
         let cutter = Cutter { local: &self.local, chunks: &self.chunks };
         for from in self.staged_pieces_of(ino)? {
             let key = (ino, from);
@@ -130,11 +176,15 @@ impl Active {
                 continue;
             }
             if let Some(draft) = cutter.cut(key, captured, fetch)? {
+                cut += draft.staged_bytes;
                 drafts.insert(key, draft);
+            }
+            if cut >= bytes_max {
+                break;
             }
             pace.rest(&self.hurry);
         }
-        Ok(())
+        Ok(cut)
     }
 
     /// Starts of the file's pieces that hold staged bytes.

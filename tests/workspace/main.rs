@@ -8,6 +8,7 @@
 mod bounds;
 mod crash;
 mod lease;
+mod room;
 mod seals;
 mod stores;
 mod world;
