@@ -2,11 +2,11 @@
 //! one core can do with the same bytes:
 //!
 //! ```text
-//! cargo run --release --example wake_bench -- cold|sleep|git /a/directory/on/a/disk
+//! cargo run --release --example wake_bench -- cold|sleep|git|hot /a/directory/on/a/disk
 //! ```
 //! `cold`: read everything (5,000 small files and a large one) through a mount on an empty cache;
 //! `sleep`: the first hibernation of 1 GiB; `git`: `git status` of 10,000 files cold, with a hot
-//! set, and on a warm cache. Commands run in child processes.
+//! set, and on a warm cache; `hot`: how long a scattered hot set takes. Commands run in child processes.
 #![allow(clippy::print_stdout, reason = "a program whose output is its purpose")]
 
 use std::path::{Path, PathBuf};
@@ -279,7 +279,10 @@ fn cold(world: &World) -> Result<()> {
 fn sleep(world: &World) -> Result<()> {
     const PARTS: u64 = 1024;
     for (name, make) in [("noise", noise as fn(u64, u64) -> Vec<u8>), ("text", text)] {
-        let workspace = world.resume(&world.options(world.fresh("cache")?)?, true)?;
+        // Without threads, so that nothing is uploaded before.
+        let mut options = world.options(world.fresh("cache")?)?;
+        options.upkeep.threads = false;
+        let workspace = world.resume(&options, true)?;
         let fs = workspace.fs();
         // One large file and 4,096 of 64 KiB.
         write(world, &fs, (Ino::ROOT, name), (0..PARTS * 3 / 4).map(|part| make(part, MIB)))?;
@@ -415,9 +418,65 @@ fn git(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// Time until a hot set of 32 MiB is down, by how many packs it lies in and how much lies between:
+/// one pack without gaps is what a boot pack would be.
+fn hot(dir: &Path) -> Result<()> {
+    const HOT_FILES: u64 = 2048;
+    const FILE_BYTES: u64 = 16 * 1024;
+    for (packs, every) in [(1, 1), (1, 4), (1, 16), (16, 4), (64, 4), (256, 4), (256, 16)] {
+        let world = World::new(dir)?;
+        let workspace = world.resume(&world.options(world.fresh("cache")?)?, false)?;
+        let fs = workspace.fs();
+        let parent = mkdir(&world, &fs, "d")?;
+        let mut inos = Vec::new();
+        for pack in 0..packs {
+            for file in 0..HOT_FILES / packs * every {
+                let name = format!("{pack}-{file}");
+                let content = noise(pack << 32 | file, FILE_BYTES);
+                write(&world, &fs, (parent, &name), std::iter::once(content))?;
+                if file % every == 0 {
+                    let name = Name::new(name.as_bytes())?;
+                    inos.push(fs.lookup(&caller(&*world.clock), parent, &name)?.ino);
+                }
+            }
+            workspace.checkpoint(&mut watch)?;
+        }
+        drop(fs);
+        hibernate(&workspace)?;
+        drop(workspace);
+        let first = world.resume(&world.options(world.fresh("cache")?)?, false)?;
+        for ino in &inos {
+            first.fs().read(&caller(&*world.clock), *ino, 0, FILE_BYTES as u32)?;
+        }
+        write(&world, &first.fs(), (Ino::ROOT, "stamp"), std::iter::once(vec![1]))?;
+        hibernate(&first)?;
+        drop(first);
+        let mut options = world.options(world.fresh("cache")?)?;
+        options.read_only = true;
+        let workspace = world.resume(&options, true)?;
+        let start = world.clock.monotonic();
+        let wanted = HOT_FILES * FILE_BYTES;
+        while workspace.status().ahead.hot_bytes < wanted || workspace.status().ahead.left_bytes > 0
+        {
+            std::thread::sleep(Duration::from_millis(5));
+            let waited = world.clock.monotonic() - start;
+            ensure!(waited < Duration::from_secs(30), "{:?}", workspace.status().ahead);
+        }
+        let seconds = (world.clock.monotonic() - start).as_secs_f64();
+        let stats = world.line.stats();
+        println!(
+            "hot set of 33.6 MB in {packs} packs, one file of {every} hot: {seconds:.2} s, {} GETs, {:.1} MB",
+            stats.gets,
+            stats.bytes_in as f64 / 1e6
+        );
+        workspace.close()?;
+    }
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let what = arguments.next().context("cold, sleep or git?")?;
+    let what = arguments.next().context("cold, sleep, git or hot?")?;
     let dir = PathBuf::from(arguments.next().context("a directory is needed")?);
     std::fs::create_dir_all(&dir)?;
     let dir = tempfile::tempdir_in(&dir)?;
@@ -426,6 +485,7 @@ fn main() -> Result<()> {
         "cold" => cold(&world),
         "sleep" => sleep(&world),
         "git" => git(&world),
-        _ => anyhow::bail!("cold, sleep or git?"),
+        "hot" => hot(dir.path()),
+        _ => anyhow::bail!("cold, sleep, git or hot?"),
     }
 }

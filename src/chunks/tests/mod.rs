@@ -1,6 +1,7 @@
 //! The layer over a store in memory that counts and fails, and a local directory of its own.
 
 mod reading;
+mod traffic;
 mod tree_packs;
 mod uploading;
 
