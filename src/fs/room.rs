@@ -49,7 +49,7 @@ pub(super) struct Room {
 struct State {
     /// Somebody makes room when it is wanted.
     is_served: bool,
-    /// The last pass got nowhere: nobody waits for the next.
+    /// The last pass got nowhere, or takes too long: nobody waits for the next.
     is_stuck: bool,
     waiting: usize,
     passes_begun: u64,
@@ -89,6 +89,10 @@ impl Room {
                 break if state.is_stuck { Err(lack.refusal()) } else { Ok(()) };
             }
             let left = deadline.saturating_sub(clock.monotonic());
+            if left.is_zero() {
+                // Whoever comes next need not wait as long in vain.
+                state.is_stuck = true;
+            }
             if !state.is_served || left.is_zero() {
                 break Err(lack.refusal());
             }
@@ -125,7 +129,7 @@ impl Filesystem {
         self.room.wanted.notify_all();
     }
 
-    /// Whether the last pass got nowhere: writes that lack room are refused until one does.
+    /// Whether passes get nowhere: writes that lack room are refused until one does.
     #[must_use]
     pub fn is_room_stuck(&self) -> bool {
         self.room.state.lock().is_stuck

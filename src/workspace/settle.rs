@@ -29,7 +29,7 @@ const HOT_AGE: Duration = Duration::from_secs(30);
 const HOT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Bytes that one pass of making room brings to the store: those who wait get their turn after it.
-const DRAIN_BYTES_MAX: u64 = 64 << 20;
+const DRAIN_BYTES_MAX: u64 = 32 << 20;
 
 /// Slots read at once.
 const PAGE_SLOTS: usize = 4096;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use dormouse::fs::FsError;
+use dormouse::chunks::Fetch;
+use dormouse::fs::{Caller, FsError};
 use dormouse::remote::{Fault, Op, When};
 use dormouse::types::Ino;
 use dormouse::workspace::{ResumeOptions, Workspace};
@@ -63,10 +64,10 @@ fn writers_near_the_cap_of_unsynced_bytes_wait_for_room_too() {
 
 /// Writes until it is refused; how much was taken, and what it was told.
 fn fill(world: &World, workspace: &Workspace, ino: Ino) -> (u64, FsError) {
-    let files = world.files(workspace);
+    let fs = workspace.fs();
     for number in 0..200 {
-        if let Err(error) = files.fs.write(&files.caller(), ino, number * MIB, &part(number), false)
-        {
+        let caller = Caller::root(Fetch::Within(Duration::from_secs(3)));
+        if let Err(error) = fs.write(&caller, ino, number * MIB, &part(number), false) {
             return (number, error);
         }
     }
@@ -83,7 +84,8 @@ fn without_the_store_a_writer_is_refused_loses_nothing_and_goes_on_afterwards() 
     let (taken, error) = fill(&world, &workspace, ino);
     assert!(matches!(error, FsError::Spent), "{error:?}");
     assert!(taken > 20, "only {taken} MiB of 48 were taken");
-    // The next one is not kept waiting for what can't be.
+    // Nobody else is kept waiting for what can't be.
+    assert!(files.fs.is_room_stuck());
     let (_, error) = fill(&world, &workspace, ino);
     assert!(matches!(error, FsError::Spent), "{error:?}");
     world.faults.heal();
