@@ -12,6 +12,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -38,6 +39,8 @@ struct World {
     memory: Arc<MemoryStore>,
     line: Arc<CountingStore>,
     dir: PathBuf,
+    /// Mounts so far: each has a place of its own.
+    mounts: AtomicU64,
 }
 
 impl World {
@@ -46,7 +49,9 @@ impl World {
         let memory = Arc::new(MemoryStore::new(Arc::clone(&clock)));
         let slow: Arc<dyn ObjectStore> = Arc::clone(&memory) as _;
         let slow = RateLimitStore::new(slow, LATENCY, BYTES_PER_SEC, BYTES_PER_SEC);
-        let world = World { clock, memory, line: CountingStore::new(slow), dir: dir.to_owned() };
+        let line = CountingStore::new(slow);
+        let mounts = AtomicU64::new(0);
+        let world = World { clock, memory, line, dir: dir.to_owned(), mounts };
         Store::init(world.remote(false)?, &*world.clock)?;
         Ok(world)
     }
@@ -80,7 +85,8 @@ impl World {
 
     /// Runs a shell command in a mount of the workspace; its seconds, without mounting.
     fn run(&self, workspace: &Workspace, command: &str) -> Result<f64> {
-        let mountpoint = self.fresh("mount")?;
+        let number = self.mounts.fetch_add(1, Ordering::Relaxed);
+        let mountpoint = self.fresh(&format!("mount-{number}"))?;
         let options = MountOptions::new(&mountpoint, "w");
         let mounted = fuse::mount(workspace.fs(), &options, Arc::clone(&self.clock))?;
         let start = self.clock.monotonic();
