@@ -202,7 +202,8 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-fn cold(world: &World) -> Result<()> {
+/// 5,000 small files in 100 directories and a large one, hibernated.
+fn fill(world: &World) -> Result<()> {
     let workspace = world.resume(&world.options(world.fresh("cache")?)?, false)?;
     let fs = workspace.fs();
     for directory in 0..DIRECTORIES {
@@ -217,8 +218,11 @@ fn cold(world: &World) -> Result<()> {
     write(world, &fs, (Ino::ROOT, "large"), large)?;
     drop(fs);
     hibernate(&workspace)?;
-    drop(workspace);
+    Ok(())
+}
 
+fn cold(world: &World) -> Result<()> {
+    fill(world)?;
     let small = "find d* -type f -print0 | xargs -0 cat | cat > /dev/null";
     let contenders = [
         (

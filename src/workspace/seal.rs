@@ -95,7 +95,11 @@ impl Active {
         // An orphan that an earlier checkpoint sealed is in the base only.
         let ends_orphans = reason == Reason::Hibernate && self.fs.orphan_count() > 0;
         let sealed = if self.has_changes()? || ends_orphans {
-            self.settle(settling, Which::All, fetch)?;
+            let which = match reason {
+                Reason::Checkpoint => Which::All,
+                Reason::Hibernate => Which::AllAtOnce,
+            };
+            self.settle(settling, which, fetch)?;
             let cut = |view: &CutView<'_>| self.seal_cut(view, settling, reason, fetch);
             self.namespace.with_cut(cut)??
         } else {

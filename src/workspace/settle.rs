@@ -5,6 +5,7 @@
 //! was changed meanwhile: then it is settled again later.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::chunks::Fetch;
@@ -14,7 +15,7 @@ use crate::local::Slot;
 use crate::types::Ino;
 
 use super::active::Active;
-use super::cutter::{Cutter, Drafts, PieceKey};
+use super::cutter::{Cutter, Draft, Drafts, PieceKey};
 use super::pace::Pace;
 use super::plan::{Extents, PIECE_LEN, is_staged, piece_start};
 use super::{Phase, WorkspaceError};
@@ -58,7 +59,12 @@ pub enum Which {
     Quiet,
     /// All.
     All,
+    /// All, on several cores: for a hibernation, when nobody else works any more.
+    AllAtOnce,
 }
+
+/// Threads that cut at once then. Each holds a piece and its compressed form.
+const CUTTERS_MAX: usize = 4;
 
 impl Settling {
     /// Whether the file should be cut now.
@@ -96,21 +102,20 @@ impl Active {
         dirty.sort_unstable_by_key(|file| file.ino);
         let inodes: HashSet<Ino> = dirty.iter().map(|file| file.ino).collect();
         settling.seen.retain(|ino, _| inodes.contains(ino));
-        let mut cut = 0;
-        let share = if which == Which::All { 100 } else { self.options.upkeep.settle_cpu_percent };
-        let mut pace = Pace::new(share);
+        let quiet = self.options.upkeep.quiet_period;
+        dirty.retain(|file| which != Which::Quiet || settling.takes(file, now, quiet));
+        let percent = self.options.upkeep.settle_cpu_percent;
+        let mut pace = Pace::new(if which == Which::Quiet { percent } else { 100 });
+        if which == Which::AllAtOnce {
+            self.settle_together(&mut settling.drafts, &dirty, fetch)?;
+        }
+        let cut = dirty.len() as u64;
         for file in dirty {
-            let due =
-                which == Which::All || settling.takes(&file, now, self.options.upkeep.quiet_period);
-            if !due {
-                continue;
-            }
             self.progress.check()?;
             let whole = (file.ino, u64::MAX);
             self.settle_file(&mut settling.drafts, whole, &mut pace, fetch)?;
             let seen = Seen { last_write: file.last_write, cut_at: now };
             settling.seen.insert(file.ino, seen);
-            cut += 1;
         }
         self.tally.lock().seals.files_settled += cut;
         self.exchange_stored(settling, fetch)?;
@@ -167,17 +172,10 @@ impl Active {
         fetch: Fetch,
     ) -> Result<u64, WorkspaceError> {
         let mut cut = 0;
-        let cutter = Cutter { local: &self.local, chunks: &self.chunks };
         for from in self.staged_pieces_of(ino)? {
-            let key = (ino, from);
-            let captured = self.extents(key, fetch)?;
-            let known = drafts.get(&key).is_some_and(|draft| draft.captured == captured);
-            if known || !captured.iter().any(|(_, extent)| is_staged(extent)) {
-                continue;
-            }
-            if let Some(draft) = cutter.cut(key, captured, fetch)? {
+            if let Some(draft) = self.settle_piece(drafts, (ino, from), fetch)? {
                 cut += draft.staged_bytes;
-                drafts.insert(key, draft);
+                drafts.insert((ino, from), draft);
             }
             if cut >= bytes_max {
                 break;
@@ -185,6 +183,58 @@ impl Active {
             pace.rest(&self.hurry);
         }
         Ok(cut)
+    }
+
+    /// Cuts a piece, unless its draft is still right or it has no staged bytes any more.
+    fn settle_piece(
+        &self,
+        drafts: &Drafts,
+        key: PieceKey,
+        fetch: Fetch,
+    ) -> Result<Option<Draft>, WorkspaceError> {
+        let captured = self.extents(key, fetch)?;
+        let known = drafts.get(&key).is_some_and(|draft| draft.captured == captured);
+        if known || !captured.iter().any(|(_, extent)| is_staged(extent)) {
+            return Ok(None);
+        }
+        Cutter { local: &self.local, chunks: &self.chunks }.cut(key, captured, fetch)
+    }
+
+    /// Cuts the pieces of these files on several threads, about in their order.
+    fn settle_together(
+        &self,
+        drafts: &mut Drafts,
+        files: &[DirtyInode],
+        fetch: Fetch,
+    ) -> Result<(), WorkspaceError> {
+        let mut pieces: Vec<PieceKey> = Vec::new();
+        for file in files {
+            let starts = self.staged_pieces_of(file.ino)?;
+            pieces.extend(starts.into_iter().map(|from| (file.ino, from)));
+        }
+        let next = AtomicUsize::new(0);
+        let known = &*drafts;
+        let cut_some = || {
+            let mut done = Vec::new();
+            while let Some(&key) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.progress.check()?;
+                done.extend(self.settle_piece(known, key, fetch)?.map(|draft| (key, draft)));
+            }
+            Ok::<_, WorkspaceError>(done)
+        };
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let helpers = cores.min(CUTTERS_MAX).min(pieces.len()).saturating_sub(1);
+        let cut: Vec<_> = std::thread::scope(|scope| {
+            let helpers: Vec<_> = (0..helpers).map(|_| scope.spawn(cut_some)).collect();
+            let own = cut_some();
+            let others = helpers.into_iter().map(|helper| helper.join());
+            let others = others.map(|cut| cut.unwrap_or(Err(WorkspaceError::Stopped)));
+            std::iter::once(own).chain(others.collect::<Vec<_>>()).collect()
+        });
+        for done in cut {
+            drafts.extend(done?);
+        }
+        Ok(())
     }
 
     /// Starts of the file's pieces that hold staged bytes.

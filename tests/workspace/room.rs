@@ -63,7 +63,7 @@ fn writers_near_the_cap_of_unsynced_bytes_wait_for_room_too() {
 }
 
 /// Writes until it is refused; how much was taken, and what it was told.
-fn fill(world: &World, workspace: &Workspace, ino: Ino) -> (u64, FsError) {
+fn fill(workspace: &Workspace, ino: Ino) -> (u64, FsError) {
     let fs = workspace.fs();
     for number in 0..200 {
         let caller = Caller::root(Fetch::Within(Duration::from_secs(3)));
@@ -81,12 +81,12 @@ fn without_the_store_a_writer_is_refused_loses_nothing_and_goes_on_afterwards() 
     let files = world.files(&workspace);
     let ino = files.create("large");
     world.faults.set_outage(true);
-    let (taken, error) = fill(&world, &workspace, ino);
+    let (taken, error) = fill(&workspace, ino);
     assert!(matches!(error, FsError::Spent), "{error:?}");
     assert!(taken > 20, "only {taken} MiB of 48 were taken");
     // Nobody else is kept waiting for what can't be.
     assert!(files.fs.is_room_stuck());
-    let (_, error) = fill(&world, &workspace, ino);
+    let (_, error) = fill(&workspace, ino);
     assert!(matches!(error, FsError::Spent), "{error:?}");
     world.faults.heal();
     let deadline = world.clock.monotonic() + Duration::from_secs(60);
