@@ -31,10 +31,10 @@ const BYTES_AT_ONCE_MAX: u64 = 5_000_000;
 const BYTES_BESIDE_FOREGROUND_MAX: u64 = 2_500_000;
 
 /// Threads, and so requests at once: small pieces in many packs take a round trip each.
-const THREADS_MAX: usize = 16;
+const THREADS_MAX: usize = 22;
 
 /// Threads that metadata and the hot set may have; the others are for readers on their way.
-const REST_THREADS_MAX: usize = 12;
+const REST_THREADS_MAX: usize = 18;
 
 /// How often a thread looks whether the foreground's request has ended.
 const FOREGROUND_POLL: Duration = Duration::from_millis(5);
