@@ -287,3 +287,38 @@ fn reading_everything_cold_takes_large_pieces_and_hardly_a_byte_twice() {
     assert!(gets <= 160, "{gets} GETs");
     assert!(share < 1.4, "{share} of what is stored");
 }
+
+/// What `git status` asks for: its own few files, then the attributes of all that is tracked.
+#[test]
+fn what_git_status_reads_of_ten_thousand_files_takes_at_most_8_dependent_round_trips() {
+    let world = World::new();
+    ten_thousand(&world);
+    let workspace = world.resume("a");
+    let files = world.files(&workspace);
+    let own = [("HEAD", 41), ("config", 200), ("index", 720_000), ("packed-refs", 3000)];
+    files.mkdir("git");
+    for (seed, (path, len)) in own.iter().enumerate() {
+        files.write(&format!("git/{path}"), &noise(seed as u64, *len));
+    }
+    hibernate(&workspace).unwrap();
+    workspace.close().unwrap();
+    slow(&world, 300);
+    world.counts.reset();
+    let mut options = world.options("b");
+    options.upkeep.prefetch = true;
+    let workspace = world.try_resume(&options).unwrap();
+    let files = world.files(&workspace);
+    for (seed, (path, len)) in own.iter().enumerate() {
+        assert!(files.read(&format!("git/{path}")) == noise(seed as u64, *len), "{path}");
+    }
+    let mut found = 0;
+    for (_, ino, kind) in files.list(Ino::ROOT, true) {
+        assert_eq!(kind, dormouse::types::Kind::Directory);
+        for (_, child, _) in files.list(ino, true) {
+            found += usize::from(files.fs.getattr(&files.caller(), child).is_ok());
+        }
+    }
+    assert_eq!(found, 10_000 + own.len());
+    let stats = world.counts.stats();
+    assert!(stats.round_trips <= 8, "{}: {:#?}", stats.round_trips, world.counts.log());
+}
