@@ -76,6 +76,8 @@ struct Regions {
     ticks: u64,
     /// Regions that were read on in, less those that were not, of late.
     runs: u32,
+    /// A reader has turned back: they read in another order than that of the keys.
+    is_scattered: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +96,8 @@ struct Region {
     is_run: bool,
     /// A look is under way.
     is_looking: bool,
+    /// The next look begins before the region.
+    looks_behind: bool,
     used_at: u64,
 }
 
@@ -177,6 +181,10 @@ impl Regions {
             region.is_run = true;
             self.runs = (self.runs + 1).min(2 * RUNS_TRUSTED);
         }
+        if at.0 < region.from.0 {
+            region.looks_behind = true;
+            self.is_scattered = true;
+        }
         region.last = at;
         region.read = region.read.saturating_add(len);
         region.from = region.from.min(at);
@@ -205,6 +213,7 @@ impl Regions {
             asked: 0,
             is_run: self.runs >= RUNS_TRUSTED,
             is_looking: false,
+            looks_behind: self.is_scattered,
             used_at: self.ticks,
         };
         let wish = region.wish(start_bytes);
@@ -233,6 +242,13 @@ impl Region {
         let read_ahead = self.read.saturating_mul(GROWTH).saturating_add(start_bytes);
         let credit = read_ahead.min(AHEAD_BYTES_MAX);
         let outstanding = self.asked.saturating_sub(self.read);
+        if self.looks_behind {
+            self.looks_behind = false;
+            self.is_looking = true;
+            self.from = (self.from.0.saturating_sub(NEAR_INODES), 0);
+            let bytes = credit.saturating_sub(outstanding).max(START_BYTES_FIRST);
+            return Some(Wish { region: self.id, from: self.from, bytes });
+        }
         if outstanding > credit / 2 {
             return None;
         }
@@ -365,6 +381,20 @@ mod tests {
             regions.read((9000, 0), KIB, false, START_BYTES);
         }
         assert_eq!(regions.list.len(), 1);
+    }
+
+    #[test]
+    fn a_reader_that_turns_back_gets_what_lies_before_it_too_and_so_do_those_after_it() {
+        let mut regions = Regions::default();
+        regions.read((500, 0), KIB, true, START_BYTES);
+        let wish = regions.read((490, 0), KIB, true, START_BYTES).unwrap();
+        assert_eq!(wish.from, (490 - NEAR_INODES, 0));
+        regions.looked(&wish, &found((510, 0), 20 * KIB), false);
+        let wish = regions.read((480, 0), KIB, false, START_BYTES).unwrap();
+        assert_eq!(wish.from, (510, 0), "once, and on from there");
+        regions.read((9000, 0), KIB, true, START_BYTES);
+        let wish = regions.read((9003, 0), KIB, true, START_BYTES).unwrap();
+        assert_eq!(wish.from, (9000 - NEAR_INODES, 0));
     }
 
     #[test]
