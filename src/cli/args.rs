@@ -179,6 +179,12 @@ pub struct TuningArgs {
     #[arg(help_heading = "Mount")]
     pub transport: Option<TransportArg>,
 
+    /// Most bytes of the hot set: what was read first after a mount is remembered, and fetched in
+    /// the background after the next one. 0: off. Default: 64M.
+    #[arg(long, value_name = "SIZE", env = "DORMOUSE_HOT_SET_SIZE", hide_env_values = true)]
+    #[arg(help_heading = "Local data")]
+    pub hot_set_size: Option<ByteSize>,
+
     /// Threads that serve the kernel. Default: one per core.
     #[arg(long, value_name = "COUNT", env = "DORMOUSE_THREADS", hide_env_values = true)]
     #[arg(help_heading = "Mount")]
@@ -411,9 +417,8 @@ fill_from!(LogArgs: level, format);
 fill_from!(StoreArgs: url, endpoint, region, path_style, profile, timeout);
 fill_from!(
     TuningArgs: cache_dir, cache_root, cache_size, create, lease_ttl, checkpoint_interval,
-    max_unsynced_age, max_unsynced_bytes, upload_limit, settle_cpu, transport, threads, scheduling,
-    allow_suid,
-    allow_dev, allow_other, no_xattr,
+    max_unsynced_age, max_unsynced_bytes, upload_limit, settle_cpu, hot_set_size, transport,
+    threads, scheduling, allow_suid, allow_dev, allow_other, no_xattr,
 );
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ pub fn metrics(facts: &MountFacts) -> Facts {
     let gauge = |name, help, value| Sample { name, help, kind: SampleKind::Gauge, value };
     let counter = |name, help, value| Sample { name, help, kind: SampleKind::Counter, value };
     let (local, store, chunks) = (&status.local, &status.store, &status.chunks);
+    let ahead = &status.ahead;
     let samples = vec![
         gauge("uptime_seconds", "Time since the mount", facts.uptime_secs),
         gauge("fenced", "1 after another writer took over", u64::from(status.fenced.is_some())),
@@ -75,6 +76,14 @@ pub fn metrics(facts: &MountFacts) -> Facts {
         counter("nodes_fetched", "Tree nodes fetched from the store", chunks.nodes_fetched),
         counter("chunks_added", "Chunks made", chunks.chunks_added),
         counter("chunks_deduplicated", "Chunks already there", chunks.chunks_deduplicated),
+        gauge("prefetch_left_bytes", "Metadata and hot set still to come", ahead.left_bytes),
+        counter("tree_received_bytes", "Metadata fetched", ahead.tree_bytes),
+        counter("hot_received_bytes", "The hot set fetched", ahead.hot_bytes),
+        counter("hot_used_bytes", "What of it was read", ahead.hot_used_bytes),
+        counter("ahead_received_bytes", "Fetched ahead of readers", ahead.reader_bytes),
+        counter("ahead_used_bytes", "What of it was read", ahead.reader_used_bytes),
+        counter("neighbours_received_bytes", "Came along with others", ahead.neighbour_bytes),
+        counter("neighbours_used_bytes", "What of it was read", ahead.neighbour_used_bytes),
     ];
     Facts { labels: vec![("workspace", status.workspace.clone())], samples }
 }

@@ -183,6 +183,8 @@ pub struct WorkspaceSettings {
     pub unsynced_bytes_max: u64,
     /// See `--settle-cpu`; none: the default.
     pub settle_cpu_percent: Option<u32>,
+    /// See `--hot-set-size`; none: the default.
+    pub hot_bytes_max: Option<u64>,
 }
 
 /// A mount, checked as far as that can be done without the store.
@@ -274,6 +276,7 @@ impl WorkspaceSettings {
             unsynced_age_max: tuning.max_unsynced_age.map(|span| span.0),
             unsynced_bytes_max: tuning.max_unsynced_bytes.map_or(0, |size| size.0),
             settle_cpu_percent: settle_cpu(tuning)?,
+            hot_bytes_max: tuning.hot_set_size.map(|size| size.0),
             store,
             cache_dir,
         })

@@ -47,6 +47,9 @@ pub fn resume(context: &Context, settings: &WorkspaceSettings) -> Outcome<Worksp
     if let Some(percent) = settings.settle_cpu_percent {
         options.upkeep.settle_cpu_percent = percent;
     }
+    if let Some(bytes) = settings.hot_bytes_max {
+        options.upkeep.hot_bytes_max = bytes;
+    }
     if let Some(age) = settings.unsynced_age_max {
         options.upkeep.unsynced_age_max = age;
     }

@@ -38,6 +38,7 @@ const STATUS_KEYS: &[&str] = &[
     "seals",
     "progress",
     "chunks",
+    "ahead",
 ];
 
 /// Of `hibernate`, `checkpoint` and `unmount` (docs/cli.md).
