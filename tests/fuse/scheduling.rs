@@ -41,12 +41,23 @@ fn standing(thread: ThreadId) -> Standing {
 
 #[test]
 fn serving_threads_yield_to_everybody_each_on_its_core() {
-    let mount = governed();
-    let threads = || mount.mounted().serving_threads();
-    serve_until(&mount, "every thread has served", || threads().len() == cores());
-    for (thread, core) in threads().into_iter().zip(plain().cores.iter()) {
-        let lowered = Standing { class: Class::IDLE, cores: Cores::only(core).unwrap() };
-        serve_until(&mount, "the thread is lowered", || standing(thread) == lowered);
+    let clock = SystemClock::new();
+    loop {
+        let mount = governed();
+        let threads = || mount.mounted().serving_threads();
+        serve_until(&mount, "every thread has served", || threads().len() == cores());
+        let is_lowered = |(thread, core): (ThreadId, usize)| {
+            let lowered = Standing { class: Class::IDLE, cores: Cores::only(core).unwrap() };
+            standing(thread) == lowered
+        };
+        // The next looks lower them.
+        std::thread::sleep(Duration::from_millis(50));
+        if threads().into_iter().zip(plain().cores.iter()).all(is_lowered) {
+            return;
+        }
+        // On a busy machine one may have starved already, and stays plain until its core is
+        // free: another mount, other threads.
+        assert!(clock.monotonic() < PATIENCE, "not in time: all threads are lowered");
     }
 }
 
@@ -54,10 +65,11 @@ fn serving_threads_yield_to_everybody_each_on_its_core() {
 fn threads_that_wait_for_the_disk_or_the_store_do_not_yield() {
     let mount = governed();
     // A sync runs on a thread that waits, and these are its names.
-    serve_until(&mount, "a serving thread is lowered", || {
+    serve_until(&mount, "a serving thread is or was lowered", || {
         mount.sh("echo x > file; sync file");
         let threads = mount.mounted().serving_threads();
-        threads.into_iter().any(|thread| standing(thread).class == Class::IDLE)
+        let is_lowered = |thread| standing(thread).class == Class::IDLE;
+        threads.into_iter().any(is_lowered) || mount.mounted().promotions() > 0
     });
     let mut waiting = 0;
     for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {

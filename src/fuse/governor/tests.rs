@@ -35,31 +35,38 @@ fn status(thread: ThreadId, key: &str) -> String {
     line.trim_start_matches(':').trim().to_owned()
 }
 
-/// A thread that serves: it computes without end.
-struct Spinner {
+/// A thread until it is dropped.
+struct Worker {
     thread: Option<JoinHandle<()>>,
     id: ThreadId,
     is_over: Arc<AtomicBool>,
 }
 
-impl Spinner {
-    fn new(begin: impl FnOnce() + Send + 'static) -> Spinner {
+impl Worker {
+    fn new(begin: impl FnOnce() + Send + 'static, pass: fn()) -> Worker {
         let is_over = Arc::new(AtomicBool::new(false));
         let (over, (tell, told)) = (Arc::clone(&is_over), std::sync::mpsc::channel());
-        let spin = move || {
+        let run = move || {
             begin();
             tell.send(ThreadId::current()).unwrap();
             while !over.load(Ordering::Relaxed) {
-                std::hint::spin_loop();
+                pass();
             }
         };
-        let thread = thread::spawn(spin);
-        Spinner { thread: Some(thread), id: told.recv().unwrap(), is_over }
+        let thread = thread::spawn(run);
+        Worker { thread: Some(thread), id: told.recv().unwrap(), is_over }
     }
 
-    fn serving(governor: &Arc<Governor>) -> Spinner {
+    /// Serves and sleeps: it can't starve, and so stays lowered on a busy machine too.
+    fn sleeping(governor: &Arc<Governor>) -> Worker {
         let governor = Arc::clone(governor);
-        Spinner::new(move || governor.enlist())
+        Worker::new(move || governor.enlist(), thread::park)
+    }
+
+    /// Serves and computes without end.
+    fn computing(governor: &Arc<Governor>) -> Worker {
+        let governor = Arc::clone(governor);
+        Worker::new(move || governor.enlist(), std::hint::spin_loop)
     }
 
     fn standing(&self) -> Standing {
@@ -67,10 +74,12 @@ impl Spinner {
     }
 }
 
-impl Drop for Spinner {
+impl Drop for Worker {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
-        self.thread.take().unwrap().join().unwrap();
+        let thread = self.thread.take().unwrap();
+        thread.thread().unpark();
+        thread.join().unwrap();
     }
 }
 
@@ -80,7 +89,7 @@ fn workers_are_lowered_once_requests_come_each_on_its_core_and_plain_at_the_end(
     let governor = Arc::new(Governor::default());
     let (fd, mut requests) = connection();
     governor.start(vec![Requests::Device(fd)], cores()).unwrap();
-    let workers: Vec<_> = (0..cores()).map(|_| Spinner::serving(&governor)).collect();
+    let workers: Vec<_> = (0..cores()).map(|_| Worker::sleeping(&governor)).collect();
     assert_eq!(governor.threads(), workers.iter().map(|worker| worker.id).collect::<Vec<_>>());
     for worker in &workers {
         assert_eq!(worker.standing(), plain, "nobody is lowered while nobody watches");
@@ -88,7 +97,6 @@ fn workers_are_lowered_once_requests_come_each_on_its_core_and_plain_at_the_end(
     requests.write_all(b"r").unwrap();
     for (worker, core) in workers.iter().zip(plain.cores.iter()) {
         let lowered = Standing { class: Class::IDLE, cores: Cores::only(core).unwrap() };
-        // On a busy machine it may be promoted right away, and lowered again.
         wait_until("the worker is lowered", || worker.standing() == lowered);
     }
     governor.stop();
@@ -106,7 +114,7 @@ fn with_fewer_workers_than_cores_they_may_run_anywhere() {
     let governor = Arc::new(Governor::default());
     let (fd, mut requests) = connection();
     governor.start(vec![Requests::Device(fd)], cores() - 1).unwrap();
-    let worker = Spinner::serving(&governor);
+    let worker = Worker::sleeping(&governor);
     requests.write_all(b"r").unwrap();
     let lowered = Standing { class: Class::IDLE, cores: plain.cores };
     wait_until("the worker is lowered", || worker.standing() == lowered);
@@ -119,10 +127,10 @@ fn a_worker_that_starves_is_promoted_and_counted() {
     let governor = Arc::new(Governor::default());
     let (fd, mut requests) = connection();
     governor.start(vec![Requests::Device(fd)], cores()).unwrap();
-    let worker = Spinner::serving(&governor);
+    let worker = Worker::computing(&governor);
     // On the first worker's core.
     let here = Standing { cores: Cores::only(core).unwrap(), ..plain };
-    let _busy = Spinner::new(move || here.take());
+    let _busy = Worker::new(move || here.take(), std::hint::spin_loop);
     requests.write_all(b"r").unwrap();
     wait_until("it starves and is cured", || governor.promotions() > 0);
     wait_until("it is like any other", || worker.standing() == plain);
@@ -163,7 +171,7 @@ fn the_end_of_the_connection_ends_the_governor_and_its_rule() {
     governor.start(vec![Requests::Device(fd)], cores()).unwrap();
     drop(requests);
     wait_until("it ends", || governor.shared.crew.lock().rule.is_none());
-    let worker = Spinner::serving(&governor);
+    let worker = Worker::sleeping(&governor);
     assert_eq!(governor.threads(), [worker.id]);
     assert!(worker.standing().class.is_shared(), "whoever comes later stays plain");
 }
@@ -203,7 +211,7 @@ fn where_it_is_not_permitted_threads_stay_plain() {
         let (fd, mut requests) = connection();
         let error = governor.start(vec![Requests::Device(fd)], cores()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
-        let worker = Spinner::serving(&governor);
+        let worker = Worker::sleeping(&governor);
         assert_eq!(governor.threads(), [worker.id]);
         assert_eq!(worker.standing(), Standing::current().unwrap());
         assert_eq!(requests.read(&mut [0]).unwrap(), 0, "nothing is kept open");
