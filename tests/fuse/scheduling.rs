@@ -100,6 +100,41 @@ fn scheduling_can_be_left_alone() {
     assert_eq!(mount.mounted().promotions(), 0);
 }
 
+/// Takes the right to leave the idle class from the calling thread and those that it starts.
+fn give_up_priority_rights() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    const CAP_SYS_NICE: u32 = 23;
+    const VERSION_3: u32 = 0x2008_0522;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NICE).unwrap();
+    setrlimit(Resource::RLIMIT_NICE, 0, hard).unwrap();
+    let mut header = [VERSION_3, 0];
+    // Effective, permitted, inheritable; twice 32 bits.
+    let mut sets = [0_u32; 6];
+    // SAFETY: both have the length that this version asks for.
+    unsafe {
+        let (header, sets) = (header.as_mut_ptr(), sets.as_mut_ptr());
+        assert_eq!(libc::syscall(libc::SYS_capget, header, sets), 0);
+        *sets &= !(1 << CAP_SYS_NICE);
+        assert_eq!(libc::syscall(libc::SYS_capset, header, sets), 0);
+    }
+}
+
+#[test]
+fn where_it_is_not_permitted_a_mount_works_with_plain_threads() {
+    let without_rights = || {
+        give_up_priority_rights();
+        let mount = governed();
+        let threads = || mount.mounted().serving_threads();
+        serve_until(&mount, "every thread has served", || threads().len() == cores());
+        for thread in threads() {
+            assert_eq!(standing(thread), plain());
+        }
+        mount.sh("echo x > file; grep -q x file; sync file");
+        assert_eq!(mount.mounted().promotions(), 0);
+    };
+    std::thread::spawn(without_rights).join().unwrap();
+}
+
 /// Programs that compute without end, twice as many as there are cores.
 struct Busy(Vec<Child>);
 
