@@ -43,7 +43,7 @@ const ALWAYS: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_NO_EXPORT_SUPPORT);
 
 /// Fills in the answer to INIT.
-pub(super) fn configure(config: &mut KernelConfig, options: &MountOptions) {
+pub fn configure(config: &mut KernelConfig, options: &MountOptions) {
     let mut wanted = ALWAYS;
     if options.xattr {
         // The kernel then enforces ACLs and caches them; inheritance stays with `fs`.

@@ -28,6 +28,8 @@ mod write;
 
 pub use count::{Opcode, RequestCounts};
 pub use error::FuseError;
-pub use mount::{Mounted, detach_dead, mount};
+pub use init::configure;
+pub use mount::{Mounted, detach_dead, mount, mount_other};
 pub use mountpoint::check_mountpoint;
 pub use options::MountOptions;
+pub use prime::first_open_name;

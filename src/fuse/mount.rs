@@ -40,7 +40,7 @@ impl Parts {
         Parts {
             counters: Arc::new(Counters::new()),
             in_flight: InFlight::new(Arc::clone(&clock)),
-            prime: Arc::new(Prime::new(std::process::id())),
+            prime: Arc::new(Prime::new()),
             news: Arc::default(),
             clock,
         }
@@ -80,6 +80,29 @@ pub fn mount(
 ) -> Result<Mounted, FuseError> {
     let parts = Parts::new(clock);
     let adapter = Adapter::new(fs, options, parts.clone());
+    mount_adapter(adapter, options, parts)
+}
+
+/// Mounts a filesystem that is not a workspace, with all that makes a workspace's mount fast: the
+/// yardstick of `examples/null_fs`. Its `init` must call [`configure`](super::configure), and
+/// its root must have a file [`first_open_name`](super::first_open_name). Requests are not
+/// counted, and the watchdog sees none.
+///
+/// # Errors
+/// As [`mount`].
+pub fn mount_other<F: fuser::Filesystem>(
+    filesystem: F,
+    options: &MountOptions,
+    clock: Arc<dyn Clock>,
+) -> Result<Mounted, FuseError> {
+    mount_adapter(filesystem, options, Parts::new(clock))
+}
+
+fn mount_adapter<F: fuser::Filesystem>(
+    adapter: F,
+    options: &MountOptions,
+    parts: Parts,
+) -> Result<Mounted, FuseError> {
     let mountpoint = mountpoint::check(&options.mountpoint, options.allow_nonempty)?;
     let device = device::mount(&mountpoint, options)?;
     let by_helper = device.by_helper;
@@ -95,8 +118,8 @@ pub fn mount(
     }
 }
 
-fn serve(
-    adapter: Adapter,
+fn serve<F: fuser::Filesystem>(
+    adapter: F,
     device: Device,
     mountpoint: &Path,
     options: &MountOptions,
@@ -137,8 +160,8 @@ fn serve(
     })
 }
 
-fn spawn_session(
-    session: Session<Adapter>,
+fn spawn_session<F: fuser::Filesystem>(
+    session: Session<F>,
     served: Arc<Served>,
     news: Arc<News>,
 ) -> Result<(), FuseError> {
