@@ -96,6 +96,12 @@ class Dormouse(Contender):
         folder = pathlib.Path(folder)
         super().__init__(name, folder / "mount")
         self.flags = flags
+        self.words = shlex.split(flags)
+        self.binary = BINARIES / "dormouse"
+        if self.words and self.words[0].startswith("@"):
+            # Another build: `@/PATH/TO/dormouse FLAGS`.
+            self.binary = pathlib.Path(self.words.pop(0)[1:]).resolve()
+        self.workspace = "w"
         self.folder, self.cache = folder, folder / "cache"
         self.store = store or f"file://{folder / 'store'}"
         self.pid = None
@@ -103,7 +109,7 @@ class Dormouse(Contender):
                     "DORMOUSE_CACHE_DIR": str(self.cache)} | (env or {})
 
     def command(self, *words, **how):
-        return run(BINARIES / "dormouse", *words, env=self.env, out=subprocess.PIPE, **how)
+        return run(self.binary, *words, env=self.env, out=subprocess.PIPE, **how)
 
     def start(self):
         self.path.mkdir(parents=True, exist_ok=True)
@@ -111,8 +117,7 @@ class Dormouse(Contender):
         self.mount()
 
     def mount(self):
-        told = self.command("mount", "--json", "--create", *shlex.split(self.flags),
-                            "w", self.path)
+        told = self.command("mount", "--json", "--create", *self.words, self.workspace, self.path)
         self.pid = json.loads(told)["pid"]
 
     def hibernate(self):
@@ -168,7 +173,7 @@ def disk(folder):
     return mountpoint
 
 
-def clear(folder):
+def clear(folder, keep=()):
     """Takes away what a run that was killed has left: mounts, their daemons, files."""
     text = pathlib.Path("/proc/self/mountinfo").read_text()
     left = [line.split()[4] for line in text.splitlines() if f" {folder}/" in line]
@@ -184,7 +189,7 @@ def clear(folder):
         if pathlib.Path(mountpoint).name != "ext4" or pathlib.Path(mountpoint).parent != folder:
             unmount(mountpoint)
     for entry in folder.iterdir():
-        if entry.name not in ("ext4.img", "ext4"):
+        if entry.name not in ("ext4.img", "ext4", *keep):
             remove(entry)
 
 

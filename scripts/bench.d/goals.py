@@ -29,3 +29,32 @@ def awake(phase, cores):
     """The goals of a phase: to null, to ext4; None where there is none."""
     null, one_core, two_cores = AWAKE.get(phase, (None, None, None))
     return null, one_core if cores == 1 else two_cores
+
+
+def _chain(most):
+    return (f"at most {most} dependent round trips",
+            lambda one, _: one["chain"] <= most)
+
+
+def _wire(direction):
+    return ("85% of the wire",
+            lambda one, context: context.wire_share(one, direction) >= 0.85)
+
+
+def _against(other, most):
+    return (f"at most {most} of {other}",
+            lambda one, context: one["seconds"] <= most * context.seconds(other))
+
+
+#: phase -> what is wanted in words, and whether a measurement has it (issue "Speed", section 3).
+ASLEEP = {
+    "wake-ls": ("2 round trips + 30 ms", lambda one, context: one["chain"] <= 2
+                and one["seconds"] <= 2 * context.latency_secs + 0.030),
+    "wake-git-status": _chain(8),
+    "wake-read-one": _chain(1),
+    "wake-read-all": _wire("bytes_down"),
+    "work-second": _against("work-warm", 1.3),
+    "hibernate-first": _wire("bytes_up"),
+    "hibernate-edits": _chain(4),
+    "build-checkpoint": _against("build-alone", 1.05),
+}

@@ -126,3 +126,64 @@ def markdown_table(heads, rows):
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines)
+
+
+class Context:
+    """What the goals of one contender's waking phases are judged by."""
+
+    def __init__(self, results, name, line):
+        self.results, self.name = results, name
+        self.latency_secs = line["latency_millis"] / 1000
+        self.bytes_per_sec = line["bytes_per_sec"]
+
+    def seconds(self, phase):
+        return median(self.results.get(phase, {}).get(self.name, [])) or float("inf")
+
+    def wire_share(self, one, direction):
+        if not self.bytes_per_sec or not one["seconds"]:
+            return 0
+        return one[direction] / self.bytes_per_sec / one["seconds"]
+
+
+def middle(measurements):
+    """The measurement whose time is the median; of two, the slower."""
+    ordered = sorted(measurements, key=lambda one: one["seconds"])
+    return ordered[len(ordered) // 2]
+
+
+def megabytes(count):
+    return f"{count / 1e6:.1f}" if count < 1e8 else f"{count / 1e6:.0f}"
+
+
+ASLEEP_HEADS = ["seconds: median (min-max)", "requests", "chain", "MB down", "MB up", "wire used"]
+
+
+def asleep_cells(measurements, context):
+    one = middle(measurements)
+    direction = max("bytes_down", "bytes_up", key=lambda name: one[name])
+    used = context.wire_share(one, direction)
+    return [cell(measurements), str(one["requests"]), str(one["chain"]),
+            megabytes(one["bytes_down"]), megabytes(one["bytes_up"]),
+            f"{used:.0%}" if one[direction] > 1e6 else "-"]
+
+
+def asleep_table(results, line):
+    rows = []
+    for phase, of_phase in results.items():
+        for name, measured in of_phase.items():
+            rows.append([phase, name, *asleep_cells(measured, Context(results, name, line))])
+    return lay_out(rows, ["phase", "contender", *ASLEEP_HEADS])
+
+
+def asleep_rows(results, line, titles):
+    """Rows of docs/benchmarks.md."""
+    rows = []
+    for phase, of_phase in results.items():
+        for name, measured in of_phase.items():
+            context = Context(results, name, line)
+            goal, met = "", ""
+            if phase in goals.ASLEEP and name == "dormouse":
+                goal, has_it = goals.ASLEEP[phase]
+                met = "met" if has_it(middle(measured), context) else "**not met**"
+            rows.append([titles.get(phase, phase), name, *asleep_cells(measured, context), goal, met])
+    return rows
