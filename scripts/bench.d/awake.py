@@ -102,6 +102,8 @@ class Awake:
                 self.provide(state, place)
         if phase.prepare:
             phase.prepare(place)
+        if phase.warm:
+            phase.run(place)
         sync(place.dir)
         if phase.cold:
             contender.make_cold(phase.cold)

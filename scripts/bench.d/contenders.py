@@ -71,9 +71,9 @@ class Null(Contender):
         self.process = start_null(self.path, self.flags)
 
     def stop(self):
-        self.thaw()
-        unmount(self.path)
+        # It unmounts by itself; the second is for one that could not.
         stop_process(self.process)
+        unmount(self.path)
 
     def pids(self):
         return [self.process.pid] if self.process else []

@@ -18,6 +18,8 @@ class Phase:
     ends: str = ""
     #: "", "dropped" or "remounted": see Contender.make_cold.
     cold: str = ""
+    #: Done once untimed right before: another contender's cold phase has emptied all caches.
+    warm: bool = False
     #: Not timed, right before.
     prepare: typing.Callable = None
     #: Not timed, right after.

@@ -27,7 +27,8 @@ def commit(place):
 
 @phase("git-status-dropped", "git status, caches dropped", cold="dropped",
        needs=("tree", "added", "committed"), inputs=("tree",))
-@phase("git-status", "git status, warm", needs=("tree", "added", "committed"), inputs=("tree",))
+@phase("git-status", "git status, warm", needs=("tree", "added", "committed"), warm=True,
+       inputs=("tree",))
 def status(place):
     git(place, "source", "status", "--porcelain")
 

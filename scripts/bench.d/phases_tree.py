@@ -9,30 +9,30 @@ def untar(place):
     run("tar", "-xf", place.inputs.tar, "-C", place.dir, timeout=place.timeout)
 
 
-@phase("find-warm", "find -ls, warm", needs=("tree",), inputs=("tree",))
+@phase("find-warm", "find -ls, warm", needs=("tree",), warm=True, inputs=("tree",))
 @phase("find", "find -ls, caches dropped", needs=("tree",), cold="dropped", inputs=("tree",))
 def find(place):
     shell("find source -ls | wc -l", cwd=place.dir, timeout=place.timeout)
 
 
-@phase("du", "du, warm", needs=("tree",), inputs=("tree",))
+@phase("du", "du, warm", needs=("tree",), warm=True, inputs=("tree",))
 def du(place):
     run("du", "-s", "source", cwd=place.dir, timeout=place.timeout)
 
 
-@phase("read-all-warm", "read all, warm", needs=("tree",), inputs=("tree",))
+@phase("read-all-warm", "read all, warm", needs=("tree",), warm=True, inputs=("tree",))
 @phase("read-all", "read all, caches dropped", needs=("tree",), cold="dropped", inputs=("tree",))
 def read_all(place):
     shell("find source -type f -print0 | xargs -0 cat | wc -c", cwd=place.dir,
           timeout=place.timeout)
 
 
-@phase("rg", "rg, warm", needs=("tree",), inputs=("tree",))
+@phase("rg", "rg, warm", needs=("tree",), warm=True, inputs=("tree",))
 def ripgrep(place):
     run("rg", "-uuu", "-c", "fn main", "source", cwd=place.dir, timeout=place.timeout)
 
 
-@phase("grep", "grep -r, warm", needs=("tree",), inputs=("tree",))
+@phase("grep", "grep -r, warm", needs=("tree",), warm=True, inputs=("tree",))
 def grep(place):
     run("grep", "-rc", "fn main", "source", cwd=place.dir, timeout=place.timeout)
 
@@ -65,7 +65,7 @@ def parallel_warm(place):
         parallel(place)
 
 
-@phase("parallel-grep", "4 processes grep a quarter each, warm", prepare=parallel_warm,
+@phase("parallel-grep", "4 processes grep a quarter each, warm", prepare=parallel_warm, warm=True,
        inputs=("tree",))
 def parallel_grep(place):
     shell("pids=; for n in 0 1 2 3; do grep -rc 'fn main' quarter-$n >/dev/null &"
