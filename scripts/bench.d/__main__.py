@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import signal
-import sys
 
 import asleep
 import awake
@@ -18,7 +17,7 @@ import peers
 import report
 import s3
 import sleepers
-from common import RESULTS, ROOT, has, say
+from common import RESULTS, ROOT, Stopped, has, say
 from phase import PHASES
 
 
@@ -40,6 +39,8 @@ def arguments():
     add("--rounds", type=int, default=None, help="default 5; with --quick 1")
     add("--quick", action="store_true", help="small sizes and one round: does it work at all")
     add("--cores", type=int, default=os.cpu_count(), help="cores for clients and daemons")
+    add("--budget", type=int, default=0, metavar="SECONDS",
+        help="begin no round that would end later, inputs and starting not counted")
     add("--timeout", type=int, default=300, help="seconds a phase may take")
     add("--disk", type=pathlib.Path, default=ROOT / "target" / "bench-work",
         help="folder on the disk under test; it is emptied")
@@ -185,6 +186,10 @@ def measure(options, folder):
     return results
 
 
+def stop(*_):
+    raise Stopped
+
+
 def main():
     options = arguments()
     if options.list:
@@ -193,8 +198,8 @@ def main():
         return page.write(options.markdown)
     options.rounds = options.rounds or (1 if options.quick else 5)
     # A signal ends the run as an error does: mounts and daemons are taken away.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, stop)
     options.disk = options.disk.resolve()
     folder = contenders.disk(options.disk)
     contenders.clear(folder)
@@ -202,7 +207,7 @@ def main():
     os.sched_setaffinity(0, range(options.cores))
     results = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "cores": options.cores, "rounds": options.rounds, "quick": options.quick,
+        "cores": options.cores, "quick": options.quick,
         "machine": machine.facts(folder),
     }
     results |= measure(options, folder)

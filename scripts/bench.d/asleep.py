@@ -5,6 +5,7 @@ import dataclasses
 import sys
 import time
 
+from awake import run_rounds
 from common import HERE, Failed, TooLong, output, run, say, shell, sync
 from sleepers import Archive, SleepyDormouse, fill
 
@@ -67,13 +68,14 @@ class Asleep:
             for sleeper in self.sleepers:
                 self.guarded("filling", sleeper, self.filled)
         self.line.slow()
-        for number in range(self.options.rounds):
-            say(f"round {number + 1}")
-            for part in (self.wire, self.first, self.wake_ls, self.wake_git_status,
-                         self.wake_read_one, self.wake_read_all, self.work, self.edits,
-                         self.builds):
-                for sleeper in self.sleepers:
-                    self.guarded(part.__name__, sleeper, part, number)
+        run_rounds(self.options, self.round)
+
+    def round(self, number):
+        say(f"round {number + 1}")
+        for part in (self.wire, self.first, self.wake_ls, self.wake_git_status,
+                     self.wake_read_one, self.wake_read_all, self.work, self.edits, self.builds):
+            for sleeper in self.sleepers:
+                self.guarded(part.__name__, sleeper, part, number)
 
     def guarded(self, what, sleeper, part, *more):
         if getattr(sleeper, "broken", False):

@@ -35,6 +35,10 @@ class Failed(Exception):
     """A command failed; the text says which and what it wrote."""
 
 
+class Stopped(Exception):
+    """Somebody ends the run: what was measured is kept."""
+
+
 class TooLong(Exception):
     """A command took longer than the phase may."""
 

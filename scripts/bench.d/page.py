@@ -52,12 +52,13 @@ def awake_section(runs, cores):
     results = merged(mine, "awake")
     if not results:
         return ""
-    rounds = sorted({run["rounds"] for run in mine})
+    rounds = sorted({len(measured) for of_phase in results.values()
+                     for measured in of_phase.values()})
     titles = {each.name: each.title for each in PHASES.values()}
     heads = ["phase, seconds", "dormouse", "null", "ext4", "to null", "goal", "to ext4", "goal", ""]
     where = "1 core: client and daemon share it" if cores == 1 else f"{cores} cores"
     text = (f"### Awake, {where}\n\n{dates(mine)}, median (smallest-largest) of "
-            f"{' or '.join(map(str, rounds))} rounds.\n\n"
+            f"{rounds[0]}{f' to {rounds[-1]}' if rounds[1:] else ''} rounds.\n\n"
             + report.markdown_table(heads, report.awake_rows(results, cores, titles)))
     others = [name for name in report.contenders_of(results)
               if name not in ("ext4", "null", "dormouse")]

@@ -27,6 +27,17 @@ def read_all(place):
           timeout=place.timeout)
 
 
+def once_after_dropping(place):
+    place.contender.make_cold("dropped")
+    read_all(place)
+
+
+@phase("read-all-second", "read all, a second time after caches were dropped", needs=("tree",),
+       prepare=once_after_dropping, inputs=("tree",))
+def read_all_second(place):
+    read_all(place)
+
+
 @phase("rg", "rg, warm", needs=("tree",), warm=True, inputs=("tree",))
 def ripgrep(place):
     run("rg", "-uuu", "-c", "fn main", "source", cwd=place.dir, timeout=place.timeout)
