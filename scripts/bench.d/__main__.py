@@ -27,8 +27,9 @@ def arguments():
     add = parser.add_argument
     add("--phases", default="", help="names or groups (tree, git, build, data: awake; asleep), "
         "with commas; default all but asleep")
-    add("--contenders", default="ext4,null,dormouse,archive", help="which of ext4, null, dormouse, rclone, "
-        "s3fs, zerofs; asleep also archive; those of the flags below come on top")
+    add("--contenders", default="ext4,null,dormouse,archive",
+        help="which of ext4, null, dormouse, rclone, s3fs, zerofs; asleep also archive; those of "
+        "the flags below come on top")
     add("--contender", action="append", default=[], metavar="NAME=/DIR", help="any directory")
     add("--contender-dormouse", action="append", default=[], metavar="NAME=FLAGS",
         help="one more workspace, mounted with these flags; @/PATH before them: another build")
@@ -202,6 +203,8 @@ def main():
         signal.signal(number, stop)
     options.disk = options.disk.resolve()
     folder = contenders.disk(options.disk)
+    if (folder / "ceph").exists():
+        s3.Server(folder).stop()
     contenders.clear(folder)
     # Children inherit it: programs, daemons, and the null filesystem's number of threads.
     os.sched_setaffinity(0, range(options.cores))

@@ -19,7 +19,8 @@ RESULTS = TARGET / "bench-results"
 ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()
-    if not name.startswith(("GIT_", "CARGO_TARGET", "RUSTFLAGS", "DORMOUSE_", "npm_", "PIP_", "AWS_"))
+    if not name.startswith(("GIT_", "CARGO_TARGET", "RUSTFLAGS", "DORMOUSE_", "npm_", "PIP_",
+                            "AWS_"))
 } | {
     "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_CONFIG_SYSTEM": "/dev/null",
@@ -41,6 +42,10 @@ class Stopped(Exception):
 
 class TooLong(Exception):
     """A command took longer than the phase may."""
+
+
+# Before a daemon's command: it does not outlive us, however we end.
+MORTAL = ("setpriv", "--pdeathsig", "KILL")
 
 
 def say(text):

@@ -11,8 +11,8 @@ import shlex
 import signal
 import subprocess
 
-from common import (BINARIES, ENVIRONMENT, Failed, cpu_secs, drop_caches, filesystem_of, is_mount,
-                    output, remove, run, say, send, stop_process, sync, unmount)
+from common import (BINARIES, ENVIRONMENT, MORTAL, Failed, cpu_secs, drop_caches,
+                    filesystem_of, is_mount, output, remove, run, say, send, stop_process, sync, unmount)
 
 
 class Contender:
@@ -80,7 +80,7 @@ class Null(Contender):
 
 
 def start_null(path, flags):
-    command = [BINARIES / "examples" / "null_fs", path, *shlex.split(flags)]
+    command = [*MORTAL, BINARIES / "examples" / "null_fs", path, *shlex.split(flags)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT)
     if not process.stdout.readline():
         raise Failed(f"null_fs did not mount {path}")

@@ -65,8 +65,8 @@ class Inputs:
             left -= len(files[:left])
         if left:
             raise SystemExit(f"the dependencies have {left} files too few")
-        run("tar", "--sort=name", "--mtime=@1700000000", "--owner=0", "--group=0", "--numeric-owner",
-            "--mode=u=rwX,go=rX", "-cf", self.tar, "-C", folder, "source")
+        run("tar", "--sort=name", "--mtime=@1700000000", "--owner=0", "--group=0",
+            "--numeric-owner", "--mode=u=rwX,go=rX", "-cf", self.tar, "-C", folder, "source")
         # Quarters, for four processes at once.
         crates = sorted(path.name for path in source.iterdir())
         for quarter in range(4):
@@ -130,7 +130,8 @@ def describe(inputs):
     """Facts of the inputs for the page of results."""
     facts = {}
     if inputs.tar.exists():
-        facts["tree"] = f"{inputs.tree_files:,} files, {inputs.tar.stat().st_size / 1e6:.0f} MB as tar"
+        megabytes = inputs.tar.stat().st_size / 1e6
+        facts["tree"] = f"{inputs.tree_files:,} files, {megabytes:.0f} MB as tar"
     lock = inputs.npm / "package-lock.json"
     if lock.exists():
         facts["npm"] = f"{len(json.loads(lock.read_text())['packages']) - 1} packages"

@@ -3,7 +3,7 @@
 import pathlib
 import subprocess
 
-from common import ENVIRONMENT, is_mount, remove, run, stop_process, sync, unmount, wait_for
+from common import ENVIRONMENT, MORTAL, is_mount, remove, run, stop_process, sync, unmount, wait_for
 from contenders import Contender
 from s3 import BUCKET
 
@@ -33,7 +33,7 @@ class Peer(Contender):
     def wake(self):
         log = open(self.folder / "log", "ab")
         self.process = subprocess.Popen(
-            [str(word) for word in self.command()], stdin=subprocess.DEVNULL, stdout=log,
+            [*MORTAL, *(str(word) for word in self.command())], stdin=subprocess.DEVNULL, stdout=log,
             stderr=log, env=ENVIRONMENT | self.line.server.credentials)
         self.attach()
         wait_for(lambda: is_mount(self.path), f"{self.name} mounts", 60)

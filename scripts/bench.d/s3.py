@@ -7,7 +7,7 @@ import subprocess
 import time
 import urllib.request
 
-from common import BINARIES, ENVIRONMENT, ROOT, output, run, say, stop_process
+from common import BINARIES, ENVIRONMENT, MORTAL, ROOT, output, run, say, stop_process
 
 BUCKET = "bench"
 
@@ -55,7 +55,7 @@ class Line:
         self.process = None
 
     def start(self):
-        command = [BINARIES / "examples" / "s3_proxy", "--upstream", self.server.endpoint]
+        command = [*MORTAL, BINARIES / "examples" / "s3_proxy", "--upstream", self.server.endpoint]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT)
         told = json.loads(self.process.stdout.readline())
         self.endpoint, self.control = told["endpoint"], told["control"]
