@@ -17,7 +17,7 @@ import peers
 import report
 import s3
 import sleepers
-from common import RESULTS, ROOT, Stopped, has, say
+from common import RESULTS, ROOT, Failed, Stopped, has, say
 from phase import PHASES
 
 
@@ -123,8 +123,15 @@ def measure_awake(options, phases, folder, line):
     made = make_contenders(options, folder, line)
     running = awake.Awake(made, phases, material, sizes, options)
     try:
-        for contender in made:
-            contender.start()
+        for contender in list(made):
+            try:
+                contender.start()
+            except Failed as error:
+                if not isinstance(contender, peers.Peer):
+                    raise
+                say(f"{contender.name} is left out: {error}")
+                contender.stop()
+                made.remove(contender)
         running.run()
     finally:
         stop_all(made)

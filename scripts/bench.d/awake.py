@@ -71,6 +71,8 @@ class Awake:
         self.inputs, self.sizes, self.options = inputs, sizes, options
         #: phase -> contender -> list of measurements
         self.results = {each.name: {} for each in phases}
+        #: (contender, state) that could not be made once: not tried again for each phase.
+        self.hopeless = set()
 
     def run(self):
         for contender in self.contenders:
@@ -91,6 +93,8 @@ class Awake:
             for place in places[turn:] + places[:turn]:
                 self.measure(phase, place, number)
         for place in places:
+            if place.contender.forgets:
+                continue
             place.contender.thaw()
             try:
                 remove(place.dir)
@@ -106,6 +110,7 @@ class Awake:
         try:
             one = self.measured(phase, place)
         except (Failed, TooLong) as error:
+            self.hopeless.add((contender.name, phase.makes))
             one = {"failed": str(error), "late": isinstance(error, TooLong)}
             say(f"  {phase.name} on {contender.name}: {error}")
         finally:
@@ -143,6 +148,9 @@ class Awake:
 
     def provide(self, state, place):
         """Runs the phase that makes a state, without its clock."""
+        if (place.contender.name, state) in self.hopeless:
+            raise Failed(f"there is no {state}")
+        self.hopeless.add((place.contender.name, state))
         phase = provider(state)
         for needed in phase.needs:
             if needed not in place.states:
@@ -151,3 +159,4 @@ class Awake:
             phase.prepare(place)
         phase.run(place)
         place.states.add(state)
+        self.hopeless.discard((place.contender.name, state))

@@ -20,6 +20,8 @@ class Contender:
 
     #: What `make_cold("remounted")` does, for the page of results.
     coldness = "caches dropped"
+    #: Not worth emptying after a round: it ends with the run, and deleting takes it minutes.
+    forgets = False
 
     def __init__(self, name, path):
         self.name, self.path = name, pathlib.Path(path)

@@ -3,7 +3,7 @@
 import pathlib
 import subprocess
 
-from common import ENVIRONMENT, MORTAL, is_mount, remove, run, stop_process, sync, unmount, wait_for
+from common import ENVIRONMENT, MORTAL, drop_caches, is_mount, remove, run, stop_process, sync, unmount, wait_for
 from contenders import Contender
 from s3 import BUCKET
 
@@ -11,6 +11,7 @@ from s3 import BUCKET
 class Peer(Contender):
     """A mount with a daemon in the foreground and a cache that can be emptied."""
 
+    forgets = True
     coldness = "unmounted, its cache emptied, caches dropped, mounted again"
 
     def __init__(self, name, folder, line):
@@ -57,6 +58,15 @@ class Peer(Contender):
         remove(self.cache)
         self.cache.mkdir()
 
+    def make_cold(self, how):
+        if how == "remounted":
+            self.sleep()
+            self.forget()
+            drop_caches()
+            self.wake()
+        else:
+            super().make_cold(how)
+
     def pids(self):
         return [self.process.pid] if self.process else []
 
@@ -82,14 +92,19 @@ class RcloneMount(Peer):
 
 
 class S3fs(Peer):
+    def start(self):
+        # It mounts no folder of a bucket that is not there yet.
+        self.line.server.command("bucket", self.name)
+        super().start()
+
     def command(self):
         keys = self.line.server.credentials
         password = self.folder / "password"
         password.write_text(f"{keys['AWS_ACCESS_KEY_ID']}:{keys['AWS_SECRET_ACCESS_KEY']}\n")
         password.chmod(0o600)
-        return ["s3fs", f"{BUCKET}:/{self.name}", self.path, "-f", "-o", f"url={self.line.endpoint}",
+        return ["s3fs", self.name, self.path, "-f", "-o", f"url={self.line.endpoint}",
                 "-o", "use_path_request_style", "-o", f"passwd_file={password}", "-o", "sigv4",
-                "-o", f"use_cache={self.cache}", "-o", "compat_dir", "-o", "allow_other",
+                "-o", f"use_cache={self.cache}", "-o", "allow_other",
                 "-o", "parallel_count=8", "-o", "multipart_size=16", "-o", "endpoint=us-east-1"]
 
 
