@@ -183,7 +183,7 @@ def measure(options, folder):
             line.start()
         if phases:
             results |= measure_awake(options, phases, folder, line)
-        if at_night:
+        if at_night and not getattr(options, "is_stopped", False):
             contenders.clear(folder, keep=("ceph",))
             results |= measure_asleep(options, at_night, folder, line)
     finally:

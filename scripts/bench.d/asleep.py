@@ -91,7 +91,7 @@ class Asleep:
     def filled(self, sleeper):
         say(f"filling {sleeper.name}")
         sleeper.begin("w")
-        fill(sleeper.path, self.material, work_of, self.sizes.big_mib)
+        fill(sleeper.path, self.material, work_of, self.sizes.big_mib, self.options.timeout)
         sleeper.sleep()
 
     def asks(self, *names):

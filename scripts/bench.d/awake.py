@@ -61,6 +61,7 @@ def run_rounds(options, one_round):
             one_round(number)
         except Stopped:
             say("stopped: what was measured is kept")
+            options.is_stopped = True
             break
         longest = max(longest, time.monotonic() - started)
 

@@ -81,7 +81,8 @@ class RcloneMount(Peer):
             f"secret_access_key = {keys['AWS_SECRET_ACCESS_KEY']}\nendpoint = {self.line.endpoint}\n")
         return ["rclone", "--config", config, "mount", f"s3:{BUCKET}/{self.name}", self.path,
                 "--vfs-cache-mode", "full", "--cache-dir", self.cache, "--dir-cache-time", "1h",
-                "--vfs-write-back", "1s", "--transfers", "16", "--allow-other"]
+                "--vfs-write-back", "1s", "--file-perms", "0777",
+                "--dir-perms", "0777", "--transfers", "16", "--allow-other"]
 
     def sleep(self):
         # It says nowhere that its write-back is done but in what it sends.

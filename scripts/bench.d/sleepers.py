@@ -1,7 +1,5 @@
 """What can sleep: put everything into S3 and go, and come back on an empty machine."""
 
-import shutil
-
 from common import drop_caches, remove, run, shell, sync
 from contenders import Contender, Dormouse
 from s3 import BUCKET, Rclone
@@ -88,10 +86,10 @@ class SleepyPeer:
         self.peer.stop()
 
 
-def fill(path, material, work, big_mib):
+def fill(path, material, work, big_mib, timeout):
     """The workspace that sleeps: a repository, a program that was built, one large file."""
-    run("git", "clone", "-q", f"file://{material.repository}", path / "repository")
-    shutil.copytree(material.crate, path / "crate")
-    run("cargo", "check", "--frozen", "--quiet", cwd=path / "crate")
+    run("git", "clone", "-q", f"file://{material.repository}", path / "repository", timeout=timeout)
+    run("cp", "-r", material.crate, path / "crate", timeout=timeout)
+    run("cargo", "check", "--frozen", "--quiet", cwd=path / "crate", timeout=timeout)
     work(path, "sequential-write", "big.bin", big_mib)
     sync(path)
