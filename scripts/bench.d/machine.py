@@ -20,8 +20,8 @@ def facts(folder):
         "cores": str(os.cpu_count()),
         "cpu": " ".join(filter(None, (cpu[0] if cpu else platform.machine(), virtual))),
         "memory": f"{int(memory) / 1024 / 1024:.0f} GiB",
-        "kernel": platform.release(),
-        "disk": output("findmnt", "-n", "-o", "FSTYPE,OPTIONS", "-T", folder).strip(),
+        "kernel": "Linux " + platform.release().split("-")[0],
+        "disk": output("findmnt", "-n", "-o", "FSTYPE", "-T", folder).strip(),
     }
     for name, command in {"git": ("git", "--version"), "node": ("node", "--version"),
                           "rustc": ("rustc", "--version"), "tar": ("tar", "--version"),

@@ -13,7 +13,7 @@ def npm_folder(place):
         shutil.copy(place.inputs.npm / name, folder)
 
 
-@phase("npm-ci", "npm ci, 476 packages", prepare=npm_folder, inputs=("npm",))
+@phase("npm-ci", "npm ci, 477 packages", prepare=npm_folder, inputs=("npm",))
 def npm_ci(place):
     run("npm", "ci", "--offline", "--ignore-scripts", "--no-audit", "--no-fund", "--cache",
         place.inputs.npm / "cache", cwd=place.dir / "npm", timeout=place.timeout)
