@@ -9,6 +9,11 @@ use tokio::time::Instant;
 /// Waits below this are not worth a timer; what they let through is made up by the next wait.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 
+/// What a wire that was free for so long or longer lets through at once, as the buffers on a real
+/// line do. Without it the time in which the proxy fetches the next piece would be lost, and one
+/// connection alone would never fill the line.
+const SLACK: Duration = Duration::from_millis(10);
+
 /// Both directions of the line, and its latency.
 #[derive(Debug)]
 pub struct Line {
@@ -58,9 +63,10 @@ impl Wire {
         }
         let takes = Duration::from_secs_f64(bytes as f64 / rate as f64);
         let mut free_at = self.free_at.lock();
-        let passed = free_at.map_or(now, |free| free.max(now)) + takes;
+        let earliest = now - SLACK;
+        let passed = free_at.map_or(earliest, |free| free.max(earliest)) + takes;
         *free_at = Some(passed);
-        (passed - now >= WAIT_MIN).then_some(passed)
+        (passed.saturating_duration_since(now) >= WAIT_MIN).then_some(passed)
     }
 }
 
@@ -69,15 +75,17 @@ mod unit {
     use super::*;
 
     #[test]
-    fn bytes_pass_one_after_the_other_and_an_idle_wire_saves_nothing_up() {
+    fn bytes_pass_one_after_the_other_and_an_idle_wire_saves_up_no_more_than_its_slack() {
         let wire = Wire::new(1_000_000);
-        let start = Instant::now();
+        let start = Instant::now() + Duration::from_secs(10);
         let after = |millis| start + Duration::from_millis(millis);
+        assert_eq!(wire.pass(start, 10_000), None, "the slack");
         assert_eq!(wire.pass(start, 5_000), Some(after(5)));
         assert_eq!(wire.pass(start, 5_000), Some(after(10)), "behind the first");
-        assert_eq!(wire.pass(after(100), 2_000), Some(after(102)), "not earlier for having idled");
-        assert_eq!(wire.pass(after(200), 500), None, "too short to wait");
-        assert_eq!(wire.pass(after(200), 500), Some(after(201)), "but not forgotten");
+        assert_eq!(wire.pass(after(12), 12_000), Some(after(22)), "2 ms late are made up");
+        assert_eq!(wire.pass(after(500), 12_000), Some(after(502)), "half a second is not");
+        assert_eq!(wire.pass(after(502), 500), None, "too short to wait");
+        assert_eq!(wire.pass(after(502), 500), Some(after(503)), "but not forgotten");
         assert_eq!(Wire::new(0).pass(start, 1 << 30), None);
     }
 }
