@@ -1,18 +1,19 @@
 //! Writing chunks: each content once, many to a pack, packs to the store in the background.
 //!
 //! A chunk's way: *claimed* by the thread that compresses it, *pending* once its frame is in the
-//! open pack, *located* once the store acknowledged the pack. Dedup looks at all three, so one
-//! content is uploaded once however many threads bring it. Only located chunks are remembered on
+//! open pack, *placed* once that is closed and so has its name, *located* once the store
+//! acknowledged the pack. Dedup looks at all of them, so one content is uploaded once however
+//! many threads bring it. Only located chunks are remembered on
 //! the local disk; nothing else needs to be, because the staging log has the bytes.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use lru::LruCache;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 
 use crate::format::{
     CHUNK_LEN_MAX, FRAME_HEADER_LEN, FormatError, FrameKind, PackBuilder, PackIndexEntry, PackKind,
@@ -58,20 +59,14 @@ pub(super) struct DataPacks {
 pub(super) struct Waiting {
     /// Packs are numbered as they close.
     pub(super) number: u64,
-    pub(super) body: Body,
+    pub(super) pack: FinishedPack,
     /// Bytes that it counts in `waiting_bytes`.
     pub(super) frame_bytes: u64,
     /// The flush round in which its last upload failed; 0: none has.
     pub(super) failed_in_round: u64,
 }
 
-/// A closed pack's bytes, hashed when its upload begins.
-#[derive(Debug)]
-pub(super) enum Body {
-    Built(PackBuilder),
-    Finished(FinishedPack),
-}
-
+/// A closed pack: its bytes and the name that they have.
 #[derive(Debug, Clone)]
 pub(super) struct FinishedPack {
     pub(super) id: PackId,
@@ -79,17 +74,28 @@ pub(super) struct FinishedPack {
     pub(super) entries: Arc<[PackIndexEntry]>,
 }
 
-impl Body {
-    pub(super) fn finish(self) -> FinishedPack {
-        match self {
-            Body::Finished(pack) => pack,
-            Body::Built(builder) => {
-                let entries = builder.entries().into();
-                let (id, bytes) = builder.finish();
-                FinishedPack { id, bytes, entries }
-            }
-        }
+impl FinishedPack {
+    /// Hashes a pack's bytes: milliseconds, so not under the lock.
+    fn new(builder: PackBuilder) -> FinishedPack {
+        let entries = builder.entries().into();
+        let (id, bytes) = builder.finish();
+        FinishedPack { id, bytes, entries }
     }
+
+    /// The chunks in it with their places.
+    pub(super) fn slots(&self) -> impl Iterator<Item = (ChunkId, PackSlot)> {
+        self.entries.iter().map(|entry| {
+            let slot = PackSlot { pack: self.id, offset: entry.offset, len: entry.len };
+            (ChunkId(entry.id), slot)
+        })
+    }
+}
+
+/// A pack that was closed and gets its name now.
+struct Closing {
+    number: u64,
+    builder: PackBuilder,
+    frame_bytes: u64,
 }
 
 /// Why the last upload failed, and when the next one may begin by itself.
@@ -106,8 +112,10 @@ pub(super) struct State {
     open_bytes: u64,
     /// Being compressed by some thread.
     claimed: HashSet<ChunkId>,
-    /// In the open pack or a closed one that is not acknowledged.
-    pub(super) pending: HashSet<ChunkId>,
+    /// In the open pack or a closed one that is not acknowledged; where, once that has its name.
+    pub(super) pending: HashMap<ChunkId, Option<PackSlot>>,
+    /// Packs closed that have no name yet.
+    closing: usize,
     /// Acknowledged lately.
     pub(super) recent: LruCache<ChunkId, PackSlot>,
     /// Closed packs that no thread uploads now. Bounded by `waiting_bytes_max`.
@@ -132,7 +140,8 @@ impl DataPacks {
             open: PackBuilder::new(PackKind::Data),
             open_bytes: 0,
             claimed: HashSet::new(),
-            pending: HashSet::new(),
+            pending: HashMap::new(),
+            closing: 0,
             recent: LruCache::new(RECENT_LOCATIONS),
             queue: VecDeque::new(),
             outstanding: BTreeSet::new(),
@@ -182,7 +191,7 @@ impl DataPacks {
             if state.stopping {
                 return Err(ChunkError::Closed);
             }
-            if state.pending.contains(&id) {
+            if state.pending.contains_key(&id) {
                 return Ok(None);
             }
             if state.claimed.insert(id) {
@@ -231,26 +240,46 @@ impl DataPacks {
         let len = frame.len() as u64;
         state.waiting_bytes += len;
         state.open_bytes += len;
-        state.pending.insert(id);
-        if state.open.len() >= self.limits.target_bytes {
-            self.close_open(&mut state);
-        }
-        self.changed.notify_all();
+        state.pending.insert(id, None);
+        let is_full = state.open.len() >= self.limits.target_bytes;
+        let closing = if is_full { state.close_open() } else { None };
+        drop(state);
+        self.enqueue(closing);
         Ok(())
     }
 
-    /// Moves the open pack, if there is anything in it, to the queue.
-    fn close_open(&self, state: &mut MutexGuard<'_, State>) {
-        if state.open.is_empty() {
-            return;
+    /// Names a closed pack and puts it into the queue.
+    fn enqueue(&self, closing: Option<Closing>) {
+        if let Some(Closing { number, builder, frame_bytes }) = closing {
+            let pack = FinishedPack::new(builder);
+            let mut state = self.state.lock();
+            for (id, slot) in pack.slots() {
+                state.pending.insert(id, Some(slot));
+            }
+            state.closing -= 1;
+            state.queue.push_back(Waiting { number, pack, frame_bytes, failed_in_round: 0 });
         }
-        let builder = std::mem::replace(&mut state.open, PackBuilder::new(PackKind::Data));
-        let frame_bytes = std::mem::take(&mut state.open_bytes);
-        let number = state.next_number;
-        state.next_number += 1;
-        state.outstanding.insert(number);
-        let body = Body::Built(builder);
-        state.queue.push_back(Waiting { number, body, frame_bytes, failed_in_round: 0 });
+        self.changed.notify_all();
+    }
+
+    /// Closes the open pack, so that every chunk added before has a place.
+    pub(super) fn close(&self) -> Result<(), ChunkError> {
+        let closing = self.state.lock().close_open();
+        self.enqueue(closing);
+        let mut state = self.state.lock();
+        while state.closing > 0 {
+            if state.stopping {
+                return Err(ChunkError::Closed);
+            }
+            self.changed.wait(&mut state);
+        }
+        Ok(())
+    }
+
+    /// Where a chunk is, or will be when its pack is acknowledged.
+    pub(super) fn place_of(&self, id: &ChunkId) -> Option<PackSlot> {
+        let pending = self.state.lock().pending.get(id).copied().flatten();
+        pending.or_else(|| self.slot_of(id))
     }
 
     /// Closes the open pack and waits until every pack closed so far is acknowledged. On a
@@ -258,11 +287,14 @@ impl DataPacks {
     /// Asks `go_on` now and then, and gives up with `Closed` when it says no.
     pub(super) fn drain(&self, go_on: &dyn Fn() -> bool) -> Result<(), ChunkError> {
         let mut state = self.state.lock();
-        self.close_open(&mut state);
+        let closing = state.close_open();
+        // Before the pack can be uploaded: a failure counts for this round.
         state.round += 1;
         let (round, end) = (state.round, state.next_number);
         state.flushes_waiting += 1;
-        self.changed.notify_all();
+        drop(state);
+        self.enqueue(closing);
+        let mut state = self.state.lock();
         let result = loop {
             if state.outstanding.range(..end).next().is_none() {
                 break Ok(());
@@ -307,6 +339,20 @@ impl DataPacks {
 }
 
 impl State {
+    /// Takes the open pack, if there is anything in it: to be named and put into the queue.
+    fn close_open(&mut self) -> Option<Closing> {
+        if self.open.is_empty() {
+            return None;
+        }
+        let builder = std::mem::replace(&mut self.open, PackBuilder::new(PackKind::Data));
+        let frame_bytes = std::mem::take(&mut self.open_bytes);
+        let number = self.next_number;
+        self.next_number += 1;
+        self.outstanding.insert(number);
+        self.closing += 1;
+        Some(Closing { number, builder, frame_bytes })
+    }
+
     /// Why a pack closed before `end` could not be uploaded in this round of flushing or later.
     fn failed_since(&self, round: u64, end: u64) -> Option<RemoteError> {
         let failed = |pack: &Waiting| pack.number < end && pack.failed_in_round >= round;

@@ -13,12 +13,12 @@ use crate::local::Local;
 use crate::remote::{Remote, RemoteError};
 use crate::types::{ChunkId, Clock, NodeId, PackId};
 
-use super::flight::{Flights, Lead};
+use super::ahead::{Ahead, Traffic};
+use super::flight::Flights;
 use super::frames::{FrameId, open_frame};
 use super::hot::HotSet;
 use super::memory::ByteLru;
 use super::stats::Counters;
-use super::transfer::Urgency;
 use super::window::WindowPlanner;
 use super::{ChunkError, ChunkOptions};
 
@@ -29,7 +29,7 @@ const FETCH_BYTES_AT_ONCE_MAX: u64 = 64 * 1024 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fetch {
     /// No: what is not on this machine is [`ChunkError::NotLocal`], at once and without a
-    /// request. (A hit that goes on a long sequential read may have the background read ahead.)
+    /// request.
     LocalOnly,
     /// Yes, until the clock's `monotonic()` time is this. Waiting for somebody else's request
     /// counts.
@@ -110,6 +110,8 @@ pub(super) struct Fetcher {
     pub(super) flights: Arc<Flights>,
     pub(super) planner: WindowPlanner,
     pub(super) hot: HotSet,
+    pub(super) ahead: Ahead,
+    pub(super) traffic: Traffic,
     chunks: ByteLru<ChunkId, Bytes>,
     // By pack too: a node's references to its own pack resolve to the pack it was read from.
     nodes: ByteLru<(NodeId, PackId), Arc<Node>>,
@@ -121,7 +123,9 @@ impl Fetcher {
             below,
             flights: Arc::default(),
             planner: WindowPlanner::new(options.first_window_bytes, options.window_bytes_max),
-            hot: HotSet::default(),
+            hot: HotSet::new(options.hot_bytes_max),
+            ahead: Ahead::default(),
+            traffic: Traffic::default(),
             chunks: ByteLru::new(options.memory_bytes_max),
             nodes: ByteLru::new(options.node_memory_bytes_max),
         }
@@ -140,36 +144,33 @@ impl Fetcher {
         self.chunks.contains(id) || self.below.is_cached(&id.0)
     }
 
-    /// Chunks' plaintexts, in the order asked for. Windows to read ahead, to be flown by
-    /// somebody, are put into `ahead`.
+    /// Chunks' plaintexts, in the order asked for, and whether any was not local.
     pub(super) fn read_many(
         &self,
         wanted: &[(ChunkId, PackSlot)],
         fetch: Fetch,
-        ahead: &mut Vec<Lead>,
-    ) -> Result<Vec<Bytes>, ChunkError> {
+    ) -> Result<(Vec<Bytes>, bool), ChunkError> {
         let mut found: Vec<Option<Bytes>> =
-            wanted.iter().map(|(id, slot)| self.local_chunk(id, slot, ahead)).collect();
+            wanted.iter().map(|(id, slot)| self.local_chunk(id, slot)).collect();
         let missing: Vec<usize> = (0..wanted.len()).filter(|&i| found[i].is_none()).collect();
         if !missing.is_empty() {
             let deadline = fetch.deadline(&*self.below.clock).ok_or(ChunkError::NotLocal)?;
             for round in rounds(&missing, |index| u64::from(wanted[index].1.len)) {
                 self.read_missing(wanted, round, deadline, &mut found)?;
             }
-            ahead.extend(missing.iter().filter_map(|&i| self.read_ahead(&wanted[i].1)));
         }
         // Every index was either found or put there by `read_missing`.
-        Ok(found.into_iter().flatten().collect())
+        Ok((found.into_iter().flatten().collect(), !missing.is_empty()))
     }
 
-    fn local_chunk(&self, id: &ChunkId, slot: &PackSlot, ahead: &mut Vec<Lead>) -> Option<Bytes> {
+    fn local_chunk(&self, id: &ChunkId, slot: &PackSlot) -> Option<Bytes> {
         if let Some(plain) = self.chunks.get(id) {
             self.below.counters.memory_hits.add(1);
             return Some(plain);
         }
         let (_, plain) = self.below.open_cached(FrameKind::Chunk, &id.0)?;
         self.below.counters.cache_hits.add(1);
-        ahead.extend(self.read_ahead(slot));
+        self.ahead.used(&id.0, &self.below.counters);
         Some(self.remember_chunk(id, slot, plain))
     }
 
@@ -196,6 +197,7 @@ impl Fetcher {
             round.iter().zip(self.fetch_opened(FrameKind::Chunk, &list, deadline))
         {
             let (id, slot) = &wanted[index];
+            self.ahead.asked_for(&id.0, &self.below.counters);
             found[index] = Some(self.remember_chunk(id, slot, plain?));
             located.push((*id, *slot));
         }
@@ -272,7 +274,7 @@ impl Fetcher {
         deadline: Duration,
     ) -> Vec<Result<Vec<u8>, ChunkError>> {
         let slots: Vec<PackSlot> = list.iter().map(|(_, slot)| *slot).collect();
-        let fetched = self.fetch_frames(kind, &slots, deadline, Urgency::Foreground);
+        let fetched = self.fetch_frames(kind, &slots, deadline);
         let mut damaged = Vec::new();
         let mut results: Vec<_> = (list.iter().zip(fetched).enumerate())
             .map(|(index, (asked, frame))| {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
-use crate::remote::RemoteError;
+use crate::remote::{Object, RemoteError};
 use crate::types::{Clock, PackId};
 
 use super::window::Window;
@@ -25,6 +25,15 @@ pub(super) enum Landing {
     Failed(RemoteError),
     /// Its leader went away without an answer (a panic): somebody else must lead.
     Abandoned,
+}
+
+impl Landing {
+    pub(super) fn of(answer: Result<Object, RemoteError>) -> Landing {
+        match answer {
+            Ok(object) => Landing::Bytes(object.bytes),
+            Err(error) => Landing::Failed(error),
+        }
+    }
 }
 
 /// One request under way.

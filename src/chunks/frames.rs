@@ -37,13 +37,6 @@ pub(super) fn frames_of_data_window(bytes: &[u8]) -> Vec<(Range<usize>, FrameHea
     parse_from(bytes, 0, FrameKind::Chunk)
 }
 
-/// Where the frame begins that lies behind the last whole one, if there is one: after `found` in
-/// a data window's `bytes`, or cut off by the window's end.
-pub(super) fn next_frame_of(bytes: &[u8], found: &[(Range<usize>, FrameHeader)]) -> Option<usize> {
-    let end = found.last().map_or(0, |(range, _)| range.end);
-    bytes[end..].starts_with(FRAME_MAGIC).then_some(end)
-}
-
 /// Frames of a tree window that begins at `start` in its pack. Unless that is the pack's start,
 /// the window may begin inside a frame: then the first whole header is looked for.
 ///

@@ -9,9 +9,11 @@ use parking_lot::Mutex;
 use crate::format::{HOT_SET_LEN_MAX, PackSlot};
 use crate::types::ChunkId;
 
-/// The first [`HOT_SET_LEN_MAX`] chunks that were read.
-#[derive(Debug, Default)]
+/// The first chunks that were read: at most [`HOT_SET_LEN_MAX`] of them, and so many bytes of
+/// their frames.
+#[derive(Debug)]
 pub(super) struct HotSet {
+    bytes_max: u64,
     is_full: AtomicBool,
     touched: Mutex<Touched>,
 }
@@ -20,20 +22,29 @@ pub(super) struct HotSet {
 struct Touched {
     seen: HashSet<ChunkId>,
     list: Vec<(ChunkId, PackSlot)>,
+    bytes: u64,
 }
 
 impl HotSet {
+    /// Keeps chunks of up to `bytes_max` bytes; 0: none.
+    pub(super) fn new(bytes_max: u64) -> HotSet {
+        let is_full = AtomicBool::new(bytes_max == 0);
+        HotSet { bytes_max, is_full, touched: Mutex::default() }
+    }
+
     /// Notes a read, if it is this chunk's first and there is room.
     pub(super) fn note(&self, id: &ChunkId, slot: &PackSlot) {
         if self.is_full.load(Ordering::Relaxed) {
             return;
         }
         let mut touched = self.touched.lock();
-        if touched.list.len() >= HOT_SET_LEN_MAX {
+        let bytes = touched.bytes + u64::from(slot.len);
+        if touched.list.len() >= HOT_SET_LEN_MAX || bytes > self.bytes_max {
             touched.seen = HashSet::new();
             self.is_full.store(true, Ordering::Relaxed);
         } else if touched.seen.insert(*id) {
             touched.list.push((*id, *slot));
+            touched.bytes = bytes;
         }
     }
 
@@ -49,7 +60,7 @@ mod tests {
 
     #[test]
     fn first_reads_are_kept_in_order_once_and_up_to_the_bound() {
-        let hot = HotSet::default();
+        let hot = HotSet::new(u64::MAX);
         let slot = PackSlot { pack: PackId([0; 32]), offset: 8, len: 60 };
         let id = |number: usize| {
             let mut id = [0; 32];
@@ -65,5 +76,16 @@ mod tests {
             hot.note(&id(number), &slot);
         }
         assert_eq!(hot.list().len(), HOT_SET_LEN_MAX);
+    }
+
+    #[test]
+    fn bytes_are_bounded_too_and_none_means_off() {
+        let slot = PackSlot { pack: PackId([0; 32]), offset: 8, len: 60 };
+        let (hot, off) = (HotSet::new(150), HotSet::new(0));
+        for number in 0..9 {
+            hot.note(&ChunkId([number; 32]), &slot);
+            off.note(&ChunkId([number; 32]), &slot);
+        }
+        assert_eq!((hot.list().len(), off.list().len()), (2, 0));
     }
 }

@@ -7,6 +7,7 @@
 //! is bounded; no call waits for the store beyond its deadline, and with [`Fetch::LocalOnly`] none
 //! waits at all. Must not know: files, directories, what a record means, heads and snapshots.
 
+mod ahead;
 mod confirm;
 mod data_packs;
 mod error;
@@ -37,13 +38,13 @@ use crate::types::{ChunkId, Clock, PackId};
 
 use data_packs::{DataPacks, PackLimits};
 use fetch::{Below, Fetcher};
-use prefetch::Prefetcher;
+use prefetch::{Prefetcher, Scan};
 use upload::Uploaders;
 
 pub use error::ChunkError;
 pub use fetch::Fetch;
 pub use stats::ChunkStats;
-pub use tree_packs::{FinishedTree, PackWriter};
+pub use tree_packs::{ClosedTree, FinishedTree, PackWriter};
 
 const MIB: usize = 1 << 20;
 
@@ -56,7 +57,8 @@ pub struct ChunkOptions {
     pub node_memory_bytes_max: usize,
     /// Bytes that the first miss in a place of a data pack fetches; at most 512 KiB.
     pub first_window_bytes: u64,
-    /// Bytes that one request may fetch when misses come in sequence; at most 4 MiB.
+    /// Bytes that one request may fetch when misses come in sequence; at most 4 MiB. Who reads in
+    /// sequence is fetched ahead of, so that it matters only where that does not keep up.
     pub window_bytes_max: u64,
     /// A data or tree pack is closed when it reaches this.
     pub pack_bytes: usize,
@@ -66,6 +68,8 @@ pub struct ChunkOptions {
     pub upload_packs_at_once: usize,
     /// Bytes of tree packs that [`Chunks::prefetch_trees`] takes on in one call.
     pub prefetch_tree_bytes_max: u64,
+    /// Bytes of the chunks read first that are remembered as the hot set; 0: none.
+    pub hot_bytes_max: u64,
 }
 
 impl Default for ChunkOptions {
@@ -74,11 +78,12 @@ impl Default for ChunkOptions {
             memory_bytes_max: 64 * MIB,
             node_memory_bytes_max: 32 * MIB,
             first_window_bytes: 256 * 1024,
-            window_bytes_max: 4 * MIB as u64,
+            window_bytes_max: MIB as u64,
             pack_bytes: 16 * MIB,
             zstd_level: ZSTD_LEVEL,
             upload_packs_at_once: 4,
             prefetch_tree_bytes_max: 1 << 30,
+            hot_bytes_max: 64 << 20,
         }
     }
 }
@@ -125,7 +130,7 @@ impl Chunks {
 
     /// A chunk's plaintext, at most 256 KiB. From memory, else from the local cache, else from
     /// `slot` in the store, together with what lies behind it in the pack: a first miss makes
-    /// one request of at most 512 KiB; misses in sequence fetch more at once, up to 4 MiB.
+    /// one request of at most 512 KiB; misses in sequence fetch more at once.
     pub fn read(&self, id: &ChunkId, slot: &PackSlot, fetch: Fetch) -> Result<Bytes, ChunkError> {
         let mut plain = self.read_many(&[(*id, *slot)], fetch)?;
         // One is asked for, so one comes.
@@ -139,15 +144,25 @@ impl Chunks {
         wanted: &[(ChunkId, PackSlot)],
         fetch: Fetch,
     ) -> Result<Vec<Bytes>, ChunkError> {
-        let mut ahead = Vec::new();
-        let plains = self.fetcher.read_many(wanted, fetch, &mut ahead);
-        if !ahead.is_empty() {
-            self.prefetcher.add_ahead(ahead);
-        }
-        plains
+        Ok(self.fetcher.read_many(wanted, fetch)?.0)
     }
 
-    /// A decoded tree node. A miss fetches its aligned 4 MiB window of the tree pack and caches
+    /// As [`Chunks::read_many`]; tells also whether any of them was not local.
+    pub fn read_noting(
+        &self,
+        wanted: &[(ChunkId, PackSlot)],
+        fetch: Fetch,
+    ) -> Result<(Vec<Bytes>, bool), ChunkError> {
+        self.fetcher.read_many(wanted, fetch)
+    }
+
+    /// Fetches what a reader will want next into the local cache, in the background, before all
+    /// other prefetch. `scan` finds out what that is; it runs in a background thread.
+    pub fn prefetch_ahead(&self, scan: impl FnOnce() -> Vec<(ChunkId, PackSlot)> + Send + 'static) {
+        self.prefetcher.add_scan(Scan(Box::new(scan)));
+    }
+
+    /// A decoded tree node. A miss fetches its aligned 2 MiB window of the tree pack and caches
     /// every node in it.
     pub fn node(&self, node: &NodeRef, fetch: Fetch) -> Result<Arc<Node>, ChunkError> {
         self.fetcher.node(node, fetch)
@@ -231,6 +246,22 @@ impl Chunks {
         self.packs.slot_of(id)
     }
 
+    /// Closes the open pack: every chunk added before this call has a place from then on
+    /// ([`Chunks::place_of`]), and its upload begins. Waits for no upload.
+    pub fn close_pack(&self) -> Result<(), ChunkError> {
+        if self.packs.waiting_bytes() > 0 {
+            self.uploaders.start()?;
+        }
+        self.packs.close()
+    }
+
+    /// As [`Chunks::slot_of`], but also a place that the store has not acknowledged yet. Nothing
+    /// that becomes visible may name it before the [`Chunks::flush`] that follows has succeeded.
+    #[must_use]
+    pub fn place_of(&self, id: &ChunkId) -> Option<PackSlot> {
+        self.packs.place_of(id)
+    }
+
     /// A writer for the nodes of one seal.
     #[must_use]
     pub fn tree_writer(&self) -> PackWriter {
@@ -240,18 +271,23 @@ impl Chunks {
     /// Fetches whole tree packs in the background, in this order, but for what was fetched
     /// before. At most half of the local budget is filled like this.
     pub fn prefetch_trees(&self, packs: &[PackInfo]) {
-        let budget = self.fetcher.below.local.usage().map_or(0, |usage| usage.budget);
-        self.prefetcher.add_trees(packs, self.options.prefetch_tree_bytes_max.min(budget / 2));
+        let bytes_max = self.options.prefetch_tree_bytes_max.min(self.prefetch_budget());
+        self.prefetcher.add_trees(packs, bytes_max);
     }
 
-    /// Fetches chunks into the local cache in the background, in this order, up to `bytes_max`
-    /// bytes of frames, after all tree packs.
+    fn prefetch_budget(&self) -> u64 {
+        self.fetcher.below.local.usage().map_or(0, |usage| usage.budget) / 2
+    }
+
+    /// Fetches chunks into the local cache in the background, about in this order, up to
+    /// `bytes_max` bytes of frames, after all tree packs; those that lie near each other in a pack
+    /// in one request.
     pub fn prefetch_chunks(&self, list: &[(ChunkId, PackSlot)], bytes_max: u64) {
-        self.prefetcher.add_chunks(list, bytes_max);
+        self.prefetcher.add_hot(list, bytes_max.min(self.prefetch_budget()));
     }
 
-    /// The chunks read so far, first ones first, at most [`crate::format::HOT_SET_LEN_MAX`]: what
-    /// the next resume should prefetch.
+    /// The chunks read so far, first ones first, at most [`crate::format::HOT_SET_LEN_MAX`] of them
+    /// and `hot_bytes_max` bytes: what the next resume should prefetch.
     #[must_use]
     pub fn hot_set(&self) -> Vec<(ChunkId, PackSlot)> {
         self.fetcher.hot.list()
@@ -285,6 +321,14 @@ impl Chunks {
     /// Drops what is in memory, not on the disk.
     pub fn forget_memory(&self) {
         self.fetcher.forget_memory();
+    }
+
+    /// Bytes of frames that [`Chunks::prefetch_ahead`] has fetched, and those of them that were
+    /// read since.
+    #[must_use]
+    pub fn read_ahead_bytes(&self) -> (u64, u64) {
+        let counters = &self.fetcher.below.counters;
+        (counters.ahead_bytes.get(), counters.ahead_used_bytes.get())
     }
 
     /// Totals since the layer was built.

@@ -1,32 +1,48 @@
-//! Fetching ahead, in the background: what a sequential reader will want next, then tree packs,
-//! so that all metadata is soon local, then chunks that are likely wanted. Foreground requests go
-//! first, and join a window that is on its way instead of fetching it again.
+//! Fetching before it is asked for, in the background: what a reader will want next, then tree
+//! packs, so that all metadata is soon local, then chunks that are likely wanted.
+//!
+//! The foreground never waits behind it. Foreground requests go first (`remote`), and the line is
+//! not filled for them: a request of the background is small, and so few bytes are on their way
+//! at once that what is on the line when a foreground request begins has arrived when its own
+//! first byte does. A reader joins what is on its way; what only waits for its turn is on nobody's
+//! list, so the reader fetches it at once.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::format::{FrameKind, PackInfo, PackSlot};
-use crate::types::{ChunkId, PackId};
+use crate::types::{ChunkId, PackId, Standing};
 
+use super::ahead::Purpose;
 use super::fetch::Fetcher;
 use super::flight::{Landing, Lead, Need};
-use super::transfer::{BACKGROUND_DEADLINE, Urgency};
-use super::window::{Window, tree_window, tree_windows};
+use super::transfer::BACKGROUND_DEADLINE;
+use super::window::{Piece, Window, pieces, tree_window, tree_windows};
 
-/// Tree windows that a thread has on their way at once: what it holds in memory, in units of
-/// 4 MiB.
-const WINDOWS_AT_ONCE: usize = 4;
+/// Bytes on their way at once while nobody waits: 25 ms of a line of 100 MB/s are 2.5 MB, and
+/// requests begin and end at their own times.
+const BYTES_AT_ONCE_MAX: u64 = 5_000_000;
 
-/// Windows to read ahead that may wait; a reader that finds none there fetches for itself.
-const AHEAD_LEN_MAX: usize = 16;
+/// The same for what no reader is on its way to, while a foreground request is under way.
+const BYTES_BESIDE_FOREGROUND_MAX: u64 = 2_500_000;
 
-/// Bytes of chunk frames asked for at once.
-const CHUNK_BYTES_AT_ONCE: u64 = 8 * 1024 * 1024;
+/// Threads, and so requests at once: small pieces in many packs take a round trip each.
+const THREADS_MAX: usize = 22;
 
-/// Most windows and most chunks that may wait to be prefetched; more are left to be fetched when
+/// Threads that metadata and the hot set may have; the others are for readers on their way.
+const REST_THREADS_MAX: usize = 18;
+
+/// How often a thread looks whether the foreground's request has ended.
+const FOREGROUND_POLL: Duration = Duration::from_millis(5);
+
+/// Pieces ahead of readers that may wait; a reader that finds none there fetches for itself.
+const AHEAD_LEN_MAX: usize = 256;
+
+/// Most windows and most pieces that may wait to be prefetched; more are left to be fetched when
 /// they are touched.
 const QUEUE_LEN_MAX: usize = 64 * 1024;
 
@@ -35,6 +51,18 @@ const ATTEMPTS_MAX: u32 = 3;
 
 /// Pause after a failure; doubles with each.
 const PAUSE_FIRST: Duration = Duration::from_secs(2);
+
+/// Chunks and their places.
+pub(super) type ChunkList = Vec<(ChunkId, PackSlot)>;
+
+/// Finds out which chunks a reader will want next, in a background thread.
+pub(super) struct Scan(pub(super) Box<dyn FnOnce() -> ChunkList + Send>);
+
+impl fmt::Debug for Scan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scan")
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 struct TreeWindow {
@@ -57,51 +85,62 @@ impl TreeWindow {
     }
 }
 
+/// What a thread does next.
+#[derive(Debug)]
+enum Work {
+    Scan(Scan),
+    Piece(Piece, Purpose),
+    Window(TreeWindow),
+}
+
+impl Work {
+    /// Bytes that it puts on the line.
+    fn bytes(&self) -> u64 {
+        match self {
+            Work::Scan(_) => 0,
+            Work::Piece(piece, _) => piece.range.end - piece.range.start,
+            Work::Window(window) => window.bytes(),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Queue {
-    ahead: Vec<Lead>,
+    scans: VecDeque<Scan>,
+    ahead: VecDeque<Piece>,
     windows: VecDeque<TreeWindow>,
-    chunks: VecDeque<(ChunkId, PackSlot)>,
+    hot: VecDeque<Piece>,
+    /// Bytes on their way.
+    bytes: u64,
     /// Threads at work.
     busy: usize,
+    /// Those of them that work for no reader.
+    rest_busy: usize,
+    threads: Vec<std::thread::JoinHandle<()>>,
     stopping: bool,
-}
-
-/// Which work a thread takes: a reader may soon wait for what is read ahead, so that it never
-/// stands behind the rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Duty {
-    Ahead,
-    Rest,
-}
-
-/// What there is to prefetch next.
-enum Work {
-    Ahead(Vec<Lead>),
-    Windows(Vec<TreeWindow>),
-    Chunks(Vec<(ChunkId, PackSlot)>),
 }
 
 #[derive(Debug)]
 struct Shared {
     fetcher: Arc<Fetcher>,
+    /// How the threads are scheduled: those that start them may be lower.
+    standing: Option<Standing>,
     /// No call into another layer is made under it.
     queue: Mutex<Queue>,
     changed: Condvar,
 }
 
-/// The background readers, started by the first thing to prefetch.
+/// The background readers, started as there is something to prefetch.
 #[derive(Debug)]
 pub(super) struct Prefetcher {
     shared: Arc<Shared>,
-    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
 impl Prefetcher {
     pub(super) fn new(fetcher: Arc<Fetcher>) -> Prefetcher {
         let (queue, changed) = (Mutex::new(Queue::default()), Condvar::new());
-        let shared = Arc::new(Shared { fetcher, queue, changed });
-        Prefetcher { shared, threads: Mutex::new(Vec::new()) }
+        let standing = Standing::current().ok();
+        Prefetcher { shared: Arc::new(Shared { fetcher, standing, queue, changed }) }
     }
 
     /// Queues the windows of these packs, up to a total of `bytes_max`.
@@ -128,87 +167,73 @@ impl Prefetcher {
         });
     }
 
-    /// Queues chunks in this order, up to a total of `bytes_max`.
-    pub(super) fn add_chunks(&self, list: &[(ChunkId, PackSlot)], bytes_max: u64) {
+    /// Queues chunks, about in this order, up to a total of `bytes_max`; but for those that are
+    /// local.
+    pub(super) fn add_hot(&self, list: &[(ChunkId, PackSlot)], bytes_max: u64) {
         let mut bytes = 0;
-        let fitting = list.iter().take_while(|(_, slot)| {
-            bytes += u64::from(slot.len);
-            bytes <= bytes_max
-        });
-        let fitting: Vec<_> = fitting.collect();
+        let fitting: ChunkList = list
+            .iter()
+            .take_while(|(_, slot)| {
+                bytes += u64::from(slot.len);
+                bytes <= bytes_max
+            })
+            .filter(|(id, _)| !self.shared.fetcher.is_local(id))
+            .copied()
+            .collect();
+        let pieces = pieces(&fitting);
         self.enqueue(|queue| {
-            let room = QUEUE_LEN_MAX.saturating_sub(queue.chunks.len());
-            let added = &fitting[..fitting.len().min(room)];
-            queue.chunks.extend(added.iter().copied());
-            added.iter().map(|(_, slot)| u64::from(slot.len)).sum()
+            let room = QUEUE_LEN_MAX.saturating_sub(queue.hot.len());
+            let before = queue.hot.len();
+            queue.hot.extend(pieces.into_iter().take(room));
+            queue.hot.range(before..).map(|piece| piece.range.end - piece.range.start).sum()
         });
     }
 
-    /// Queues windows of data packs that readers will reach soon; they go first.
-    pub(super) fn add_ahead(&self, windows: Vec<Lead>) {
+    /// Queues a look at what a reader will reach soon; what it finds goes first.
+    pub(super) fn add_scan(&self, scan: Scan) {
         self.enqueue(|queue| {
-            let room = AHEAD_LEN_MAX.saturating_sub(queue.ahead.len());
-            // Those beyond are dropped here: their readers lead themselves.
-            queue.ahead.extend(windows.into_iter().take(room));
+            if queue.scans.len() < AHEAD_LEN_MAX {
+                queue.scans.push_back(scan);
+            }
             0
         });
     }
 
-    /// Adds to the queue by `add`, which tells the bytes, and starts the threads.
+    /// Adds to the queue by `add`, which tells the bytes, and wakes or starts threads.
     fn enqueue(&self, add: impl FnOnce(&mut Queue) -> u64) {
-        if !self.start() {
-            return;
-        }
-        // Counted first: a thread may be done with it at once.
         let mut queue = self.shared.queue.lock();
         if queue.stopping {
             return;
         }
+        // Counted under the lock: a thread may be done with it at once.
         let bytes = add(&mut queue);
         self.shared.fetcher.below.counters.prefetch_bytes_left.add(bytes);
+        Shared::staff(&self.shared, &mut queue);
         drop(queue);
         self.shared.changed.notify_all();
-    }
-
-    /// Makes sure that the threads are there.
-    fn start(&self) -> bool {
-        let mut threads = self.threads.lock();
-        for duty in [Duty::Ahead, Duty::Rest].into_iter().skip(threads.len()) {
-            let shared = Arc::clone(&self.shared);
-            let name = format!("dormouse-fetch-{}", threads.len());
-            match std::thread::Builder::new().name(name).spawn(move || shared.run(duty)) {
-                Ok(thread) => threads.push(thread),
-                Err(error) => {
-                    // Everything is fetched when it is touched, too.
-                    tracing::warn!(%error, "no thread for prefetch");
-                    return false;
-                }
-            }
-        }
-        true
     }
 
     /// Waits until there is nothing left to prefetch; false: `timeout` came first.
     pub(super) fn wait_idle(&self, timeout: Duration) -> bool {
         let mut queue = self.shared.queue.lock();
-        let is_busy = |queue: &mut Queue| {
-            let is_empty =
-                queue.ahead.is_empty() && queue.windows.is_empty() && queue.chunks.is_empty();
-            (queue.busy > 0 || !is_empty) && !queue.stopping
-        };
+        let is_busy = |queue: &mut Queue| (queue.busy > 0 || queue.len() > 0) && !queue.stopping;
         !self.shared.changed.wait_while_for(&mut queue, is_busy, timeout).timed_out()
     }
 
     /// Stops and joins the threads, after the requests that they have under way.
     pub(super) fn shutdown(&self) {
-        let mut queue = self.shared.queue.lock();
-        queue.stopping = true;
-        // Nobody flies them any more: their readers lead themselves.
-        let unflown = std::mem::take(&mut queue.ahead);
-        drop(queue);
-        drop(unflown);
+        let (threads, scans) = {
+            let mut queue = self.shared.queue.lock();
+            queue.stopping = true;
+            (std::mem::take(&mut queue.threads), std::mem::take(&mut queue.scans))
+        };
         self.shared.changed.notify_all();
-        for thread in self.threads.lock().drain(..) {
+        drop(scans);
+        for thread in threads {
+            // A scan may be the last that holds the layer, and drop it here.
+            if thread.thread().id() == std::thread::current().id() {
+                continue;
+            }
             if thread.join().is_err() {
                 tracing::error!("a prefetch thread panicked");
             }
@@ -217,123 +242,233 @@ impl Prefetcher {
 }
 
 impl Queue {
-    fn take(&mut self, duty: Duty) -> Option<Work> {
-        if duty == Duty::Ahead {
-            let ahead = std::mem::take(&mut self.ahead);
-            return (!ahead.is_empty()).then_some(Work::Ahead(ahead));
+    fn len(&self) -> usize {
+        self.scans.len() + self.ahead.len() + self.windows.len() + self.hot.len()
+    }
+
+    /// Whether so many bytes more may be put on the line. One request always may.
+    fn has_room(&self, bytes: u64, beside_foreground: bool) -> bool {
+        let max = if beside_foreground { BYTES_BESIDE_FOREGROUND_MAX } else { BYTES_AT_ONCE_MAX };
+        self.bytes == 0 || self.bytes + bytes <= max
+    }
+
+    /// The next work, if there is any that may begin.
+    fn take(&mut self, beside_foreground: bool) -> Option<Work> {
+        if let Some(scan) = self.scans.pop_front() {
+            return Some(Work::Scan(scan));
         }
-        if !self.windows.is_empty() {
-            let count = self.windows.len().min(WINDOWS_AT_ONCE);
-            return Some(Work::Windows(self.windows.drain(..count).collect()));
+        let bytes = |piece: &Piece| piece.range.end - piece.range.start;
+        if let Some(piece) = self.ahead.front() {
+            // The request beside it is often its own reader's.
+            let may = self.has_room(bytes(piece), false);
+            let piece = if may { self.ahead.pop_front() } else { None };
+            return piece.map(|piece| Work::Piece(piece, Purpose::Ahead));
         }
-        if self.chunks.is_empty() {
+        if self.rest_busy >= REST_THREADS_MAX {
             return None;
         }
-        let mut bytes = 0;
-        let is_over = |(_, slot): &(ChunkId, PackSlot)| {
-            bytes += u64::from(slot.len);
-            bytes > CHUNK_BYTES_AT_ONCE
-        };
-        let count = self.chunks.iter().position(is_over).unwrap_or(self.chunks.len());
-        Some(Work::Chunks(self.chunks.drain(..count.max(1)).collect()))
+        if let Some(window) = self.windows.front() {
+            let may = self.has_room(window.bytes(), beside_foreground);
+            return if may { self.windows.pop_front().map(Work::Window) } else { None };
+        }
+        let piece = self.hot.front()?;
+        let may = self.has_room(bytes(piece), beside_foreground);
+        let piece = if may { self.hot.pop_front() } else { None };
+        piece.map(|piece| Work::Piece(piece, Purpose::Hot))
     }
 }
 
 impl Shared {
-    fn run(&self, duty: Duty) {
-        while let Some(work) = self.next(duty) {
-            let pause = match work {
-                Work::Ahead(led) => {
-                    // If it fails, the reader finds out for itself.
-                    let deadline = self.deadline();
-                    self.fetcher.fly(FrameKind::Chunk, led, deadline, Urgency::Background);
-                    None
+    /// Starts threads for what waits.
+    fn staff(shared: &Arc<Shared>, queue: &mut Queue) {
+        while queue.threads.len() < THREADS_MAX.min(queue.busy + queue.len()) {
+            let owner = Arc::clone(shared);
+            let name = format!("dormouse-fetch-{}", queue.threads.len());
+            match std::thread::Builder::new().name(name).spawn(move || {
+                if let Some(standing) = owner.standing {
+                    standing.take();
                 }
-                Work::Windows(windows) => self.fetch_windows(&windows),
-                Work::Chunks(chunks) => {
-                    self.fetch_chunks(&chunks);
-                    None
+                owner.run();
+            }) {
+                Ok(thread) => queue.threads.push(thread),
+                Err(error) => {
+                    // Fewer threads do the same work, and everything is fetched when it is
+                    // touched, too.
+                    tracing::warn!(%error, "no thread for prefetch");
+                    return;
                 }
-            };
-            let mut queue = self.queue.lock();
-            queue.busy -= 1;
-            self.changed.notify_all();
-            if let Some(pause) = pause {
-                let not_stopped = |queue: &mut Queue| !queue.stopping;
-                self.changed.wait_while_for(&mut queue, not_stopped, pause);
             }
         }
     }
 
+    fn run(self: Arc<Shared>) {
+        while let Some(work) = self.next() {
+            let (bytes, is_rest) = (work.bytes(), !work.is_for_a_reader());
+            match work {
+                Work::Scan(Scan(scan)) => self.scan(scan),
+                Work::Piece(piece, purpose) => self.fetch_piece(&piece, purpose, bytes),
+                Work::Window(window) => self.fetch_window(window, bytes),
+            }
+            let mut queue = self.queue.lock();
+            queue.busy -= 1;
+            queue.rest_busy -= usize::from(is_rest);
+            drop(queue);
+            self.changed.notify_all();
+        }
+    }
+
     /// Waits for work; none: stop.
-    fn next(&self, duty: Duty) -> Option<Work> {
+    fn next(&self) -> Option<Work> {
         let mut queue = self.queue.lock();
         loop {
             if queue.stopping {
                 return None;
             }
-            if let Some(work) = queue.take(duty) {
+            let beside_foreground = self.fetcher.traffic.has_foreground();
+            if let Some(work) = queue.take(beside_foreground) {
                 queue.busy += 1;
+                queue.rest_busy += usize::from(!work.is_for_a_reader());
+                queue.bytes += work.bytes();
                 return Some(work);
             }
-            self.changed.wait(&mut queue);
+            if beside_foreground && queue.len() > 0 {
+                self.changed.wait_for(&mut queue, FOREGROUND_POLL);
+            } else {
+                self.changed.wait(&mut queue);
+            }
         }
+    }
+
+    /// The bytes of a request have arrived: the next may take their place on the line.
+    fn arrived(&self, bytes: u64) {
+        self.queue.lock().bytes -= bytes;
+        self.changed.notify_all();
     }
 
     fn deadline(&self) -> Duration {
         self.fetcher.below.clock.monotonic() + BACKGROUND_DEADLINE
     }
 
-    /// Fetches windows that are not local yet. What failed goes back into the queue; how long to
-    /// rest before it is its turn.
-    fn fetch_windows(&self, windows: &[TreeWindow]) -> Option<Duration> {
-        let needs: Vec<(usize, Need)> = windows
-            .iter()
-            .enumerate()
-            .filter(|(_, window)| !self.fetcher.has_tree_window(&window.pack, window.number))
-            .map(|(index, window)| (index, window.need()))
-            .collect();
-        let plan = |list: &[usize]| {
-            let whole = |&index: &usize| Window {
-                pack: windows[index].pack,
-                range: tree_window(windows[index].number),
-                wanted: vec![index],
-            };
-            list.iter().map(whole).collect()
-        };
-        let deadline = self.deadline();
-        // What somebody else has under way needs no help.
-        let led = self.fetcher.flights.depart(&needs, deadline, plan).led;
-        let flown = self.fetcher.fly(FrameKind::Node, led, deadline, Urgency::Background);
-        let mut failed = Vec::new();
-        for (lead, landing) in flown {
-            if !matches!(landing, Landing::Bytes(_)) {
-                failed.extend(lead.wanted.iter().copied());
+    fn scan(self: &Arc<Shared>, scan: Box<dyn FnOnce() -> ChunkList + Send>) {
+        let pieces = pieces(&scan());
+        let mut queue = self.queue.lock();
+        let room = AHEAD_LEN_MAX.saturating_sub(queue.ahead.len());
+        queue.ahead.extend(pieces.into_iter().take(room));
+        Shared::staff(self, &mut queue);
+        drop(queue);
+        self.changed.notify_all();
+    }
+
+    /// Puts a range on the list of what is on its way; none: somebody else has it there.
+    fn depart(&self, need: Need) -> Option<Lead> {
+        let window = Window { pack: need.0, range: need.1.clone(), wanted: Vec::new() };
+        let led = self.fetcher.flights.depart(&[(0, need)], self.deadline(), |_| vec![window]).led;
+        led.into_iter().next()
+    }
+
+    /// Fetches chunks, unopened: they are checked when they are read. Where it fails, the reader
+    /// finds out for itself.
+    fn fetch_piece(&self, piece: &Piece, purpose: Purpose, bytes: u64) {
+        let is_wanted = piece.chunks.iter().any(|id| !self.fetcher.is_local(id));
+        let lead = if is_wanted { self.depart((piece.pack, piece.range.clone())) } else { None };
+        match lead {
+            Some(lead) => {
+                let landing = self.fetcher.fly_behind(FrameKind::Chunk, &lead, purpose);
+                self.arrived(bytes);
+                self.fetcher.keep(FrameKind::Chunk, &lead.flight, &landing);
             }
+            None => self.arrived(bytes),
         }
-        self.settle_windows(windows, &failed)
+        if purpose == Purpose::Hot {
+            self.fetcher.below.counters.prefetch_bytes_left.sub(bytes);
+        }
     }
 
-    fn settle_windows(&self, windows: &[TreeWindow], failed: &[usize]) -> Option<Duration> {
-        let mut left: Vec<TreeWindow> = failed.iter().map(|&index| windows[index]).collect();
-        left.iter_mut().for_each(|window| window.failures += 1);
-        left.retain(|window| window.failures < ATTEMPTS_MAX);
-        let bytes = |list: &[TreeWindow]| list.iter().map(TreeWindow::bytes).sum::<u64>();
-        self.fetcher.below.counters.prefetch_bytes_left.sub(bytes(windows) - bytes(&left));
-        let failures = left.iter().map(|window| window.failures).max()?;
-        self.queue.lock().windows.extend(left);
-        Some(PAUSE_FIRST * 2_u32.pow(failures - 1))
+    /// Fetches a window of a tree pack that is not local yet. One that failed goes back into the
+    /// queue after a pause.
+    fn fetch_window(&self, mut window: TreeWindow, bytes: u64) {
+        let is_known = self.fetcher.has_tree_window(&window.pack, window.number);
+        let whole = (window.pack, tree_window(window.number));
+        let lead = if is_known { None } else { self.depart(whole) };
+        let left = &self.fetcher.below.counters.prefetch_bytes_left;
+        let Some(lead) = lead else {
+            self.arrived(bytes);
+            left.sub(bytes);
+            return;
+        };
+        let landing = self.fetcher.fly_behind(FrameKind::Node, &lead, Purpose::Neighbour);
+        self.arrived(bytes);
+        self.fetcher.keep(FrameKind::Node, &lead.flight, &landing);
+        drop(lead);
+        window.failures += 1;
+        if matches!(landing, Landing::Bytes(_)) || window.failures >= ATTEMPTS_MAX {
+            left.sub(bytes);
+            return;
+        }
+        let pause = PAUSE_FIRST * 2_u32.pow(window.failures - 1);
+        let mut queue = self.queue.lock();
+        self.changed.wait_while_for(&mut queue, |queue| !queue.stopping, pause);
+        queue.windows.push_back(window);
+    }
+}
+
+impl Work {
+    fn is_for_a_reader(&self) -> bool {
+        matches!(self, Work::Scan(_) | Work::Piece(_, Purpose::Ahead))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn piece(pack: u8, bytes: u64) -> Piece {
+        Piece { pack: PackId([pack; 32]), range: 8..8 + bytes, chunks: Vec::new() }
     }
 
-    /// Fetches chunks that are not local yet, unopened: they are checked when they are read.
-    fn fetch_chunks(&self, chunks: &[(ChunkId, PackSlot)]) {
-        let missing = chunks.iter().filter(|(id, _)| !self.fetcher.is_local(id));
-        let slots: Vec<PackSlot> = missing.map(|(_, slot)| *slot).collect();
-        if !slots.is_empty() {
-            let deadline = self.deadline();
-            self.fetcher.fetch_frames(FrameKind::Chunk, &slots, deadline, Urgency::Background);
+    /// Takes all that may begin, and tells which packs.
+    fn begin(queue: &mut Queue, beside_foreground: bool) -> Vec<u8> {
+        let mut packs = Vec::new();
+        while let Some(work) = queue.take(beside_foreground) {
+            queue.bytes += work.bytes();
+            packs.push(match &work {
+                Work::Piece(piece, _) => piece.pack.0[0],
+                Work::Window(window) => window.pack.0[0],
+                Work::Scan(_) => 0,
+            });
         }
-        let bytes = chunks.iter().map(|(_, slot)| u64::from(slot.len)).sum();
-        self.fetcher.below.counters.prefetch_bytes_left.sub(bytes);
+        packs
+    }
+
+    #[test]
+    fn readers_go_first_then_metadata_then_the_hot_set_within_the_bytes_at_once() {
+        let mut queue = Queue::default();
+        queue.hot.extend([piece(1, MIB), piece(2, MIB)]);
+        queue.windows.push_back(TreeWindow {
+            pack: PackId([3; 32]),
+            number: 0,
+            pack_len: MIB,
+            failures: 0,
+        });
+        queue.ahead.extend([piece(4, MIB), piece(5, MIB)]);
+        queue.scans.push_back(Scan(Box::new(Vec::new)));
+        assert_eq!(begin(&mut queue, false), [0, 4, 5, 3, 1]);
+        queue.bytes -= MIB;
+        assert_eq!(begin(&mut queue, false), [2]);
+    }
+
+    #[test]
+    fn beside_a_foreground_request_only_half_as_much_begins_but_never_nothing() {
+        let mut queue = Queue::default();
+        queue.hot.extend((1..=9).map(|pack| piece(pack, MIB)));
+        assert_eq!(begin(&mut queue, true), [1, 2]);
+        assert_eq!(begin(&mut queue, false), [3, 4]);
+        queue.bytes -= 2 * MIB;
+        assert!(begin(&mut queue, true).is_empty(), "what is on its way is enough");
+        queue.bytes = 0;
+        queue.hot.push_front(piece(10, 8 * MIB));
+        assert_eq!(begin(&mut queue, true), [10]);
     }
 }

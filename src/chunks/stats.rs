@@ -49,6 +49,16 @@ pub struct ChunkStats {
     pub upload_bytes_waiting: u64,
     /// Bytes that background prefetch still means to fetch.
     pub prefetch_bytes_left: u64,
+    /// Bytes of chunk frames fetched ahead of readers.
+    pub ahead_bytes: u64,
+    /// Those of them that were read since.
+    pub ahead_used_bytes: u64,
+    /// Bytes of chunk frames fetched because an earlier mount read them first.
+    pub hot_bytes: u64,
+    /// Those of them that were read since.
+    pub hot_used_bytes: u64,
+    /// Bytes of chunk frames that came along with others and were read since.
+    pub neighbour_used_bytes: u64,
     /// Bytes of decoded chunks and nodes in memory.
     pub memory_bytes: u64,
 }
@@ -114,4 +124,9 @@ counters!(
     tree_pack_bytes_stored,
     upload_failures,
     prefetch_bytes_left,
+    ahead_bytes,
+    ahead_used_bytes,
+    hot_bytes,
+    hot_used_bytes,
+    neighbour_used_bytes,
 );

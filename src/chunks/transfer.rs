@@ -1,29 +1,22 @@
 //! Bringing frames from the store: windows, single flight, and what came along into the cache.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::format::{FrameKind, PackSlot, pack_key};
-use crate::remote::{Object, RemoteError};
+use crate::format::{FrameHeader, FrameKind, PackSlot, pack_key};
+use crate::remote::{GetRequest, RemoteError};
 use crate::types::PackId;
 
+use super::ahead::Purpose;
 use super::fetch::Fetcher;
 use super::flight::{Departure, Flight, Landing, Lead, Need};
-use super::frames::{FrameId, frames_of_data_window, frames_of_tree_window, next_frame_of};
+use super::frames::{FrameId, frames_of_data_window, frames_of_tree_window};
 use super::window::{TREE_WINDOW_BYTES, Window, slot_range, tree_window, tree_window_of};
 
 /// How long a background request may take before a reader who waits for it tries itself.
 pub(super) const BACKGROUND_DEADLINE: Duration = Duration::from_secs(60);
-
-/// Who waits for a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Urgency {
-    /// Somebody's read.
-    Foreground,
-    /// Nobody yet: foreground requests go first.
-    Background,
-}
 
 type Frame = Result<Bytes, RemoteError>;
 
@@ -35,7 +28,6 @@ impl Fetcher {
         kind: FrameKind,
         slots: &[PackSlot],
         deadline: Duration,
-        urgency: Urgency,
     ) -> Vec<Frame> {
         let mut frames: Vec<Option<Frame>> = vec![None; slots.len()];
         let mut left: Vec<(usize, Need)> =
@@ -43,7 +35,7 @@ impl Fetcher {
         while !left.is_empty() {
             let Departure { joined, led } =
                 self.flights.depart(&left, deadline, |list| self.windows(kind, slots, list));
-            for (lead, landing) in self.fly(kind, led, deadline, urgency) {
+            for (lead, landing) in self.fly(kind, led, deadline) {
                 for &index in &lead.wanted {
                     frames[index] = Some(cut(&landing, &lead.flight, &slots[index]));
                 }
@@ -71,15 +63,6 @@ impl Fetcher {
         answers.into_iter().map(|answer| answer.map(|object| object.bytes)).collect()
     }
 
-    /// The window to read ahead now that `slot` is being read, if there is one. It is on the
-    /// table from now on: who reads on so fast waits for it.
-    pub(super) fn read_ahead(&self, slot: &PackSlot) -> Option<Lead> {
-        let window = self.planner.read_ahead(slot)?;
-        let deadline = self.below.clock.monotonic() + BACKGROUND_DEADLINE;
-        let need = (0, (window.pack, window.range.clone()));
-        self.flights.depart(&[need], deadline, |_| vec![window]).led.pop()
-    }
-
     /// The windows that bring the slots of `list`.
     fn windows(&self, kind: FrameKind, slots: &[PackSlot], list: &[usize]) -> Vec<Window> {
         let asked: Vec<PackSlot> = list.iter().map(|&index| slots[index]).collect();
@@ -97,44 +80,38 @@ impl Fetcher {
 
     /// Makes the requests of these flights, all at once, hands the bytes to who waits for them
     /// and caches the frames. The flights are over when the leads are dropped.
-    pub(super) fn fly(
-        &self,
-        kind: FrameKind,
-        led: Vec<Lead>,
-        deadline: Duration,
-        urgency: Urgency,
-    ) -> Vec<(Lead, Landing)> {
+    fn fly(&self, kind: FrameKind, led: Vec<Lead>, deadline: Duration) -> Vec<(Lead, Landing)> {
         if led.is_empty() {
             return Vec::new();
         }
-        let request = |lead: &Lead| (pack_key(&lead.flight.pack), Some(lead.flight.range.clone()));
         let requests: Vec<_> = led.iter().map(request).collect();
         self.below.counters.fetch_requests.add_len(requests.len());
-        let mut landings = vec![Landing::Abandoned; led.len()];
-        let mut land = |place: usize, answer: Result<Object, RemoteError>| {
-            let landing = match answer {
-                Ok(object) => Landing::Bytes(object.bytes),
-                Err(error) => Landing::Failed(error),
-            };
-            led[place].land(landing.clone());
-            landings[place] = landing;
+        let answers = {
+            let _under_way = self.traffic.foreground();
+            self.below.remote.get_many_until(requests, deadline)
         };
-        match urgency {
-            Urgency::Foreground => {
-                let answers = self.below.remote.get_many_until(requests, deadline);
-                answers.into_iter().enumerate().for_each(|(place, answer)| land(place, answer));
-            }
-            Urgency::Background => {
-                let answers = self.below.remote.spawn_get_many(requests);
-                answers.for_each(|(place, answer)| land(place, answer));
-            }
+        let mut flown = Vec::with_capacity(led.len());
+        for (lead, answer) in led.into_iter().zip(answers) {
+            let landing = Landing::of(answer);
+            self.note(kind, &lead.flight, &landing, Purpose::Neighbour);
+            lead.land(landing.clone());
+            flown.push((lead, landing));
         }
-        for (lead, landing) in led.iter().zip(&landings) {
-            if let Landing::Bytes(bytes) = landing {
-                self.keep(kind, &lead.flight, bytes);
-            }
+        for (lead, landing) in &flown {
+            self.keep(kind, &lead.flight, landing);
         }
-        led.into_iter().zip(landings).collect()
+        flown
+    }
+
+    /// Makes the request of one flight behind everybody else's, and hands the bytes to who waits
+    /// for them. [`Fetcher::keep`] them before the lead is dropped.
+    pub(super) fn fly_behind(&self, kind: FrameKind, lead: &Lead, purpose: Purpose) -> Landing {
+        self.below.counters.fetch_requests.add(1);
+        let answer = self.below.remote.spawn_get_many(vec![request(lead)]).next();
+        let landing = answer.map_or(Landing::Abandoned, |(_, answer)| Landing::of(answer));
+        self.note(kind, &lead.flight, &landing, purpose);
+        lead.land(landing.clone());
+        landing
     }
 
     /// Waits for somebody else's flight; none: it gave up before we have to, so fetch it again.
@@ -151,25 +128,31 @@ impl Fetcher {
         }
     }
 
-    /// Caches the frames of a window.
-    fn keep(&self, kind: FrameKind, flight: &Flight, bytes: &Bytes) {
+    /// Counts the frames of a window; those of data as fetched for this purpose. Before those who
+    /// wait for the window are told.
+    fn note(&self, kind: FrameKind, flight: &Flight, landing: &Landing, purpose: Purpose) {
+        let Landing::Bytes(bytes) = landing else { return };
         let counters = &self.below.counters;
-        let (pack, range) = (&flight.pack, &flight.range);
-        let (found, received, count) = match kind {
+        let found = frames_of(kind, flight, bytes);
+        match kind {
             FrameKind::Chunk => {
-                let found = frames_of_data_window(bytes);
-                let next = next_frame_of(bytes, &found).map(|at| range.start + at as u64);
-                self.planner.landed(pack, range, next);
-                (found, &counters.chunk_fetched_bytes, &counters.chunks_fetched)
+                counters.chunk_fetched_bytes.add_len(bytes.len());
+                counters.chunks_fetched.add_len(found.len());
+                let frames = found.iter().map(|(place, header)| (header.id, place.len()));
+                self.ahead.fetched(purpose, frames, counters);
             }
             FrameKind::Node => {
-                let found = frames_of_tree_window(bytes, range.start);
-                (found, &counters.node_fetched_bytes, &counters.nodes_fetched)
+                counters.node_fetched_bytes.add_len(bytes.len());
+                counters.nodes_fetched.add_len(found.len());
             }
-        };
-        received.add_len(bytes.len());
-        count.add_len(found.len());
-        for (place, header) in found {
+        }
+    }
+
+    /// Caches the frames of a window.
+    pub(super) fn keep(&self, kind: FrameKind, flight: &Flight, landing: &Landing) {
+        let Landing::Bytes(bytes) = landing else { return };
+        let (pack, range) = (&flight.pack, &flight.range);
+        for (place, header) in frames_of(kind, flight, bytes) {
             self.below.cache(&header.id, &bytes[place]);
         }
         if kind == FrameKind::Node && range.start.is_multiple_of(TREE_WINDOW_BYTES) {
@@ -187,6 +170,18 @@ impl Fetcher {
     pub(super) fn has_tree_window(&self, pack: &PackId, number: u64) -> bool {
         self.below.is_cached(&note_id(pack, number))
     }
+}
+
+/// The whole frames in the bytes of a window.
+fn frames_of(kind: FrameKind, flight: &Flight, bytes: &[u8]) -> Vec<(Range<usize>, FrameHeader)> {
+    match kind {
+        FrameKind::Chunk => frames_of_data_window(bytes),
+        FrameKind::Node => frames_of_tree_window(bytes, flight.range.start),
+    }
+}
+
+fn request(lead: &Lead) -> GetRequest {
+    (pack_key(&lead.flight.pack), Some(lead.flight.range.clone()))
 }
 
 fn note_id(pack: &PackId, number: u64) -> FrameId {

@@ -76,12 +76,14 @@ impl PackWriter {
     }
 
     /// Uploads what is open and waits for all packs. No node, no pack, no request.
-    pub fn finish(mut self) -> Result<FinishedTree, ChunkError> {
+    pub fn finish(self) -> Result<FinishedTree, ChunkError> {
+        self.close()?.wait()
+    }
+
+    /// Begins to upload what is open and waits for nothing: the nodes have their places.
+    pub fn close(mut self) -> Result<ClosedTree, ChunkError> {
         self.close_open()?;
-        while !self.uploading.is_empty() {
-            self.wait_for_oldest()?;
-        }
-        Ok(FinishedTree { packs: std::mem::take(&mut self.stored) })
+        Ok(ClosedTree { writer: self })
     }
 
     fn close_open(&mut self) -> Result<(), ChunkError> {
@@ -115,6 +117,43 @@ impl PackWriter {
     }
 }
 
+/// The packs of one writer, on their way to the store. Their nodes can be read from the local
+/// cache; from the store only after [`ClosedTree::wait`].
+#[derive(Debug)]
+pub struct ClosedTree {
+    writer: PackWriter,
+}
+
+impl ClosedTree {
+    /// The packs, in the order in which they were written.
+    #[must_use]
+    pub fn packs(&self) -> Vec<PackInfo> {
+        let stored = self.writer.stored.iter().map(|(info, _)| *info);
+        stored.chain(self.writer.uploading.iter().map(|(info, _)| *info)).collect()
+    }
+
+    /// The reference with its real pack. References that are not this writer's stay as they are.
+    #[must_use]
+    pub fn resolve(&self, node: NodeRef) -> NodeRef {
+        resolve(&self.writer.closed, node)
+    }
+
+    /// Waits until the store has acknowledged all packs.
+    pub fn wait(mut self) -> Result<FinishedTree, ChunkError> {
+        self.wait_for_all()?;
+        Ok(FinishedTree { packs: std::mem::take(&mut self.writer.stored) })
+    }
+
+    /// As [`ClosedTree::wait`], with the answer left for later. For who has to read the nodes
+    /// and did not find them in the cache.
+    pub fn wait_for_all(&mut self) -> Result<(), ChunkError> {
+        while !self.writer.uploading.is_empty() {
+            self.writer.wait_for_oldest()?;
+        }
+        Ok(())
+    }
+}
+
 /// The packs of one writer, all acknowledged by the store.
 #[derive(Debug, Clone)]
 pub struct FinishedTree {
@@ -127,9 +166,13 @@ impl FinishedTree {
     #[must_use]
     pub fn resolve(&self, node: NodeRef) -> NodeRef {
         let ids: Vec<PackId> = self.packs.iter().map(|(info, _)| info.id).collect();
-        let slot = PackSlot { pack: real_id(&ids, &node.slot.pack), ..node.slot };
-        NodeRef { slot, ..node }
+        resolve(&ids, node)
     }
+}
+
+fn resolve(closed: &[PackId], node: NodeRef) -> NodeRef {
+    let slot = PackSlot { pack: real_id(closed, &node.slot.pack), ..node.slot };
+    NodeRef { slot, ..node }
 }
 
 /// Stands for the id of the writer's pack with this number.

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::format::{PackSlot, pack_key};
+use crate::format::pack_key;
 use crate::remote::{Durable, PutMode, RemoteError, Stored};
-use crate::types::ChunkId;
 
 use super::ChunkError;
-use super::data_packs::{Body, DataPacks, Failure, FinishedPack, State, Waiting};
+use super::data_packs::{DataPacks, Failure, FinishedPack, State, Waiting};
 
 /// Pause after a failed upload (each of which has had the client's own retries); doubles with
 /// every further failure.
@@ -100,11 +99,8 @@ impl DataPacks {
     }
 
     fn upload(&self, pack: Waiting, round: u64) {
-        let Waiting { number, body, frame_bytes, failed_in_round } = pack;
-        let finished = body.finish();
-        let body = Body::Finished(finished.clone());
-        let again = Waiting { number, body, frame_bytes, failed_in_round };
-        let attempt = Attempt { packs: self, round, pack: Some(again) };
+        let finished = pack.pack.clone();
+        let attempt = Attempt { packs: self, round, pack: Some(pack) };
         let key = pack_key(&finished.id);
         let put = self.below.remote.submit_put(&key, finished.bytes.clone(), PutMode::Any);
         match put.wait() {
@@ -119,12 +115,10 @@ impl DataPacks {
     /// What follows an acknowledgement: the frames can be fetched again from now on, so they go
     /// to the cache, and their places are known.
     fn locate(&self, pack: &FinishedPack, stored: Stored) {
-        let mut slots = Vec::with_capacity(pack.entries.len());
-        for entry in pack.entries.iter() {
-            let (start, end) = (entry.offset as usize, (entry.offset + entry.len) as usize);
-            self.below.cache(&entry.id, &pack.bytes[start..end]);
-            let slot = PackSlot { pack: pack.id, offset: entry.offset, len: entry.len };
-            slots.push((ChunkId(entry.id), slot));
+        let slots: Vec<_> = pack.slots().collect();
+        for (id, slot) in &slots {
+            let (start, end) = (slot.offset as usize, (slot.offset + slot.len) as usize);
+            self.below.cache(&id.0, &pack.bytes[start..end]);
         }
         if let Err(error) = self.below.local.known_put(&slots) {
             // Kept in memory all the same; forgetting it costs an upload.

@@ -8,7 +8,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use crate::format::PackSlot;
-use crate::types::PackId;
+use crate::types::{ChunkId, PackId};
 
 /// Most bytes that the first miss in a place may fetch.
 pub(super) const FIRST_WINDOW_BYTES_MAX: u64 = 512 * 1024;
@@ -21,14 +21,19 @@ pub(super) const WINDOW_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// than a second request.
 const NEAR_BYTES: u64 = 64 * 1024;
 
-/// A run of misses whose windows have grown to this is read ahead of.
-const READ_AHEAD_FROM_BYTES: u64 = 2 * 1024 * 1024;
+/// Most bytes that one request of the background fetches: what a foreground request may find
+/// before it on the line.
+pub(super) const PIECE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Bytes of a list of chunks that are looked at together for what lies near: the order in which
+/// they are wanted is kept beyond that.
+const PIECE_BATCH_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Packs whose last window is remembered (some 100 bytes each).
 const PACKS_REMEMBERED: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
 
 /// Tree packs are fetched in windows that begin at multiples of this.
-pub(super) const TREE_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+pub(super) const TREE_WINDOW_BYTES: u64 = 2 * 1024 * 1024;
 
 /// A tree window goes on this far behind its end, so that the node which lies across the border
 /// is whole in the window where it begins.
@@ -78,13 +83,9 @@ pub(super) struct WindowPlanner {
 /// The last window of a pack.
 #[derive(Debug, Clone, Copy)]
 struct Last {
-    start: u64,
     end: u64,
     /// How far the run of misses has grown.
     bytes: u64,
-    /// Where the first frame behind the window begins, once that is known and until it is read
-    /// ahead.
-    next: Option<u64>,
 }
 
 impl WindowPlanner {
@@ -121,35 +122,9 @@ impl WindowPlanner {
         for window in &windows {
             let Range { start, end } = window.range;
             let bytes = (end - start).max(self.first_bytes);
-            last.put(window.pack, Last { start, end, bytes, next: None });
+            last.put(window.pack, Last { end, bytes });
         }
         windows
-    }
-
-    /// Notes where the first frame behind a fetched window begins; none: the pack has no more.
-    pub(super) fn landed(&self, pack: &PackId, range: &Range<u64>, next: Option<u64>) {
-        if let Some(last) = self.last.lock().peek_mut(pack) {
-            // Only if no other window was planned meanwhile.
-            if last.end == range.end {
-                last.next = next;
-            }
-        }
-    }
-
-    /// What to read ahead, now that `slot` is being read: where a run of misses has shown that
-    /// the pack is read in sequence, and the reader is in its last window, the window behind it.
-    pub(super) fn read_ahead(&self, slot: &PackSlot) -> Option<Window> {
-        let mut last = self.last.lock();
-        let last = last.peek_mut(&slot.pack)?;
-        if last.bytes < READ_AHEAD_FROM_BYTES.min(self.bytes_max)
-            || !(last.start..last.end).contains(&u64::from(slot.offset))
-        {
-            return None;
-        }
-        let start = last.next.take()?;
-        let range = start..start + self.bytes_max;
-        *last = Last { start, end: range.end, bytes: self.bytes_max, next: None };
-        Some(Window { pack: slot.pack, range, wanted: Vec::new() })
     }
 
     /// How far to fetch from a slot on: more each time when this goes on where the last window
@@ -163,6 +138,51 @@ impl WindowPlanner {
             _ => self.first_bytes,
         }
     }
+}
+
+/// A range of a data pack to fetch in the background, and the chunks that it is fetched for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) pack: PackId,
+    /// From the first byte of a frame to the last of one.
+    pub(super) range: Range<u64>,
+    pub(super) chunks: Vec<ChunkId>,
+}
+
+/// The pieces that bring these chunks, about in their order: those that lie near each other come
+/// together, and nothing is fetched but them and the gaps between.
+pub(super) fn pieces(list: &[(ChunkId, PackSlot)]) -> Vec<Piece> {
+    let mut pieces: Vec<Piece> = Vec::new();
+    let mut rest = list;
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let is_over = |(_, slot): &(ChunkId, PackSlot)| {
+            bytes += u64::from(slot.len);
+            bytes > PIECE_BATCH_BYTES
+        };
+        let count = rest.iter().position(is_over).unwrap_or(rest.len()).max(1);
+        let (batch, later) = rest.split_at(count);
+        rest = later;
+        let mut batch = batch.to_vec();
+        batch.sort_by_key(|(_, slot)| *slot);
+        for (id, slot) in batch {
+            let range = slot_range(&slot);
+            match pieces.last_mut() {
+                Some(piece) if piece.pack == slot.pack && joins(&piece.range, &range) => {
+                    piece.range.end = piece.range.end.max(range.end);
+                    piece.chunks.push(id);
+                }
+                _ => pieces.push(Piece { pack: slot.pack, range, chunks: vec![id] }),
+            }
+        }
+    }
+    pieces
+}
+
+/// Whether a range goes on near where a piece ends, and there is room for it.
+fn joins(piece: &Range<u64>, range: &Range<u64>) -> bool {
+    let near = range.start >= piece.start && range.start <= piece.end + NEAR_BYTES;
+    near && range.end.saturating_sub(piece.start) <= PIECE_BYTES_MAX
 }
 
 /// Whether a window reaches, or may grow, to hold a range that begins behind its start.
@@ -214,31 +234,36 @@ mod tests {
     }
 
     #[test]
-    fn a_sequential_reader_is_read_ahead_of_one_window_at_a_time() {
-        let planner = planner();
-        let mut at = 8;
-        let mut windows = planner.plan(&[slot(1, at, 9000)]);
-        for _ in 0..4 {
-            let range = windows[0].range.clone();
-            planner.landed(&windows[0].pack, &range, Some(range.end - 100));
-            at = u32::try_from(range.end).unwrap() - 100;
-            if range.end - range.start < READ_AHEAD_FROM_BYTES {
-                assert_eq!(planner.read_ahead(&slot(1, 8, 9000)), None, "not a long run yet");
-                windows = planner.plan(&[slot(1, at, 9000)]);
-            }
-        }
-        let last = windows[0].range.clone();
-        assert_eq!(planner.read_ahead(&slot(1, 8, 9000)), None, "read elsewhere");
-        let in_last = slot(1, u32::try_from(last.start).unwrap(), 9000);
-        let ahead = planner.read_ahead(&in_last).unwrap();
-        assert_eq!(ahead.range, last.end - 100..last.end - 100 + (4 << 20));
-        assert_eq!(planner.read_ahead(&in_last), None, "once");
-        planner.landed(&ahead.pack, &ahead.range, Some(ahead.range.end - 50));
-        assert_eq!(planner.read_ahead(&in_last), None, "the reader is not there yet");
-        let there = slot(1, u32::try_from(ahead.range.start).unwrap(), 9000);
-        assert_eq!(planner.read_ahead(&there).unwrap().range.start, ahead.range.end - 50);
-        planner.landed(&ahead.pack, &ahead.range, None);
-        assert_eq!(planner.read_ahead(&there), None, "nothing behind the pack's last frame");
+    fn pieces_join_what_is_near_within_their_bound_and_keep_the_order_of_batches() {
+        let chunk = |number: u8| ChunkId([number; 32]);
+        let small = [
+            (chunk(1), slot(1, 500_000, 1000)),
+            (chunk(2), slot(2, 8, 1000)),
+            (chunk(3), slot(1, 8, 1000)),
+            (chunk(4), slot(1, 60_000, 1000)),
+            (chunk(5), slot(1, 60_000, 1000)),
+        ];
+        let found: Vec<_> =
+            pieces(&small).into_iter().map(|p| (p.range.start, p.range.end, p.chunks)).collect();
+        assert_eq!(
+            found,
+            [
+                (8, 61_000, vec![chunk(3), chunk(4), chunk(5)]),
+                (500_000, 501_000, vec![chunk(1)]),
+                (8, 1008, vec![chunk(2)]),
+            ]
+        );
+        // 50 MiB of large frames, the last ones first.
+        let large: Vec<_> = (0..200)
+            .rev()
+            .map(|i| (chunk(i), slot(1, 8 + u32::from(i) * 262_200, 262_200)))
+            .collect();
+        let found = pieces(&large);
+        assert!(found.iter().all(|piece| piece.range.end - piece.range.start <= PIECE_BYTES_MAX));
+        assert!(found.len() <= 72, "three frames to a piece: {}", found.len());
+        assert_eq!(found.iter().map(|piece| piece.chunks.len()).sum::<usize>(), 200);
+        assert!(found[0].chunks.iter().all(|id| id.0[0] >= 168), "the first batch first");
+        assert_eq!(pieces(&[]), []);
     }
 
     #[test]

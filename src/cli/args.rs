@@ -68,6 +68,19 @@ pub enum LogFormat {
     Json,
 }
 
+/// How the kernel's requests come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TransportArg {
+    /// By io_uring where the kernel offers it, else by /dev/fuse.
+    #[default]
+    Auto,
+    /// By /dev/fuse.
+    Dev,
+    /// By io_uring, or not at all.
+    Uring,
+}
+
 /// Flags that reach a store; the table `[store]` of the configuration file.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -159,10 +172,30 @@ pub struct TuningArgs {
     #[arg(value_parser = clap::value_parser!(u8).range(1..=100), help_heading = "Upload")]
     pub settle_cpu: Option<u8>,
 
+    /// How the kernel's requests come: `uring` by io_uring (Linux 6.14, switched on by root in
+    /// /sys/module/fuse/parameters/enable_uring), `dev` by /dev/fuse, `auto` by io_uring where
+    /// the kernel offers it. Default: auto.
+    #[arg(long, value_name = "TRANSPORT", env = "DORMOUSE_TRANSPORT", hide_env_values = true)]
+    #[arg(help_heading = "Mount")]
+    pub transport: Option<TransportArg>,
+
+    /// Most bytes of the hot set: what was read first after a mount is remembered, and fetched in
+    /// the background after the next one. 0: off. Default: 64M.
+    #[arg(long, value_name = "SIZE", env = "DORMOUSE_HOT_SET_SIZE", hide_env_values = true)]
+    #[arg(help_heading = "Local data")]
+    pub hot_set_size: Option<ByteSize>,
+
     /// Threads that serve the kernel. Default: one per core.
     #[arg(long, value_name = "COUNT", env = "DORMOUSE_THREADS", hide_env_values = true)]
     #[arg(help_heading = "Mount")]
     pub threads: Option<u16>,
+
+    /// How those threads are scheduled: auto has them yield to every other program and cures them
+    /// when that starves them, which makes untar, clone and grep faster; plain does not.
+    /// Default: auto, and plain where that is not permitted.
+    #[arg(long, value_name = "HOW", env = "DORMOUSE_SCHEDULING", hide_env_values = true)]
+    #[arg(help_heading = "Mount")]
+    pub scheduling: Option<SchedulingArg>,
 
     /// Honour set-user-id and set-group-id bits of files in the mount. Default: no.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
@@ -186,6 +219,16 @@ pub struct TuningArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", help_heading = "Mount")]
     pub no_xattr: Option<bool>,
+}
+
+/// How the threads that serve the kernel are scheduled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SchedulingArg {
+    /// Below every other thread, with a governor; plain where that is not permitted.
+    Auto,
+    /// Like any thread.
+    Plain,
 }
 
 /// The commands.
@@ -374,8 +417,8 @@ fill_from!(LogArgs: level, format);
 fill_from!(StoreArgs: url, endpoint, region, path_style, profile, timeout);
 fill_from!(
     TuningArgs: cache_dir, cache_root, cache_size, create, lease_ttl, checkpoint_interval,
-    max_unsynced_age, max_unsynced_bytes, upload_limit, settle_cpu, threads, allow_suid, allow_dev,
-    allow_other, no_xattr,
+    max_unsynced_age, max_unsynced_bytes, upload_limit, settle_cpu, hot_set_size, transport,
+    threads, scheduling, allow_suid, allow_dev, allow_other, no_xattr,
 );
 
 #[cfg(test)]

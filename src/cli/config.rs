@@ -50,6 +50,7 @@ fn read(path: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::args::{SchedulingArg, TransportArg};
     use crate::cli::exit::Code;
     use crate::cli::units::{ByteSize, Span};
     use std::time::Duration;
@@ -65,6 +66,7 @@ mod tests {
     fn names_and_values_are_those_of_the_flags() {
         let text = "[store]\nurl = \"s3://b/p\"\npath-style = true\ntimeout = 30\n\
                     [mount]\ncache-size = \"20G\"\nlease-ttl = \"5m\"\nallow-dev = false\n\
+                    scheduling = \"plain\"\ntransport = \"dev\"\n\
                     [log]\nlevel = \"debug\"\nformat = \"json\"\n";
         let config = loaded(text).unwrap();
         assert_eq!(config.store.url.as_deref(), Some("s3://b/p"));
@@ -73,6 +75,8 @@ mod tests {
         assert_eq!(config.mount.cache_size, Some(ByteSize(20 << 30)));
         assert_eq!(config.mount.lease_ttl, Some(Span(Duration::from_secs(300))));
         assert_eq!(config.mount.allow_dev, Some(false));
+        assert_eq!(config.mount.scheduling, Some(SchedulingArg::Plain));
+        assert_eq!(config.mount.transport, Some(TransportArg::Dev));
         assert_eq!(config.log.level.as_deref(), Some("debug"));
     }
 

@@ -252,8 +252,10 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             store_url: settings.workspace.store.url.to_string(),
             cache_dir: PathBuf::from(&settings.workspace.cache_dir),
+            transport: self.mounted.transport().to_string(),
             uptime_secs: self.clock.monotonic().saturating_sub(self.started).as_secs(),
             fuse_requests: self.mounted.request_counts().total(),
+            promotions: self.mounted.promotions(),
             status: self.workspace.status(),
         }
     }

@@ -20,10 +20,16 @@ pub struct MountFacts {
     pub store_url: String,
     /// The cache directory.
     pub cache_dir: PathBuf,
+    /// How the kernel's requests come: `uring` or `dev`.
+    #[serde(default)]
+    pub transport: String,
     /// Since the mount.
     pub uptime_secs: u64,
     /// FUSE requests served since the mount.
     pub fuse_requests: u64,
+    /// Serving threads that starved beside busy programs and were cured, since the mount.
+    #[serde(default)]
+    pub promotions: u64,
     /// The workspace's own facts, at the same level.
     #[serde(flatten)]
     pub status: Status,
@@ -36,6 +42,7 @@ pub fn metrics(facts: &MountFacts) -> Facts {
     let gauge = |name, help, value| Sample { name, help, kind: SampleKind::Gauge, value };
     let counter = |name, help, value| Sample { name, help, kind: SampleKind::Counter, value };
     let (local, store, chunks) = (&status.local, &status.store, &status.chunks);
+    let ahead = &status.ahead;
     let samples = vec![
         gauge("uptime_seconds", "Time since the mount", facts.uptime_secs),
         gauge("fenced", "1 after another writer took over", u64::from(status.fenced.is_some())),
@@ -54,6 +61,7 @@ pub fn metrics(facts: &MountFacts) -> Facts {
         gauge("local_cache_bytes", "The chunk cache", local.cache),
         gauge("disk_free_bytes", "Free bytes of the disk", local.disk_free),
         counter("fuse_requests", "Requests of the kernel", facts.fuse_requests),
+        counter("promotions", "Serving threads that starved and were cured", facts.promotions),
         counter("store_gets", "GET requests to the store", store.gets),
         counter("store_puts", "PUT requests to the store", store.puts),
         counter("store_heads", "HEAD requests to the store", store.stats),
@@ -68,6 +76,14 @@ pub fn metrics(facts: &MountFacts) -> Facts {
         counter("nodes_fetched", "Tree nodes fetched from the store", chunks.nodes_fetched),
         counter("chunks_added", "Chunks made", chunks.chunks_added),
         counter("chunks_deduplicated", "Chunks already there", chunks.chunks_deduplicated),
+        gauge("prefetch_left_bytes", "Metadata and hot set still to come", ahead.left_bytes),
+        counter("tree_received_bytes", "Metadata fetched", ahead.tree_bytes),
+        counter("hot_received_bytes", "The hot set fetched", ahead.hot_bytes),
+        counter("hot_used_bytes", "What of it was read", ahead.hot_used_bytes),
+        counter("ahead_received_bytes", "Fetched ahead of readers", ahead.reader_bytes),
+        counter("ahead_used_bytes", "What of it was read", ahead.reader_used_bytes),
+        counter("neighbours_received_bytes", "Came along with others", ahead.neighbour_bytes),
+        counter("neighbours_used_bytes", "What of it was read", ahead.neighbour_used_bytes),
     ];
     Facts { labels: vec![("workspace", status.workspace.clone())], samples }
 }

@@ -13,7 +13,7 @@ const NAMES: [&str; 4] =
     ["mount.dormouse", "mount.fuse.dormouse", "mount.fuse3.dormouse", "mount.fuse.dormouse3"];
 
 /// Options that are `dormouse mount`'s flags of the same name with a value.
-const WITH_VALUE: [&str; 23] = [
+const WITH_VALUE: [&str; 26] = [
     "store",
     "endpoint",
     "region",
@@ -29,7 +29,10 @@ const WITH_VALUE: [&str; 23] = [
     "max-unsynced-bytes",
     "upload-limit",
     "settle-cpu",
+    "transport",
+    "hot-set-size",
     "threads",
+    "scheduling",
     "at",
     "log-level",
     "log-format",

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::args::{MountArgs, StoreArgs, TuningArgs};
+use super::args::{MountArgs, SchedulingArg, StoreArgs, TransportArg, TuningArgs};
 use super::config::Config;
 use super::exit::{Failure, Outcome};
 use super::paths::{self, CacheUse};
+use crate::fuse::Scheduling;
 use crate::remote::{RemoteOptions, StoreUrl};
 use crate::types::WorkspaceName;
 
@@ -182,6 +183,8 @@ pub struct WorkspaceSettings {
     pub unsynced_bytes_max: u64,
     /// See `--settle-cpu`; none: the default.
     pub settle_cpu_percent: Option<u32>,
+    /// See `--hot-set-size`; none: the default.
+    pub hot_bytes_max: Option<u64>,
 }
 
 /// A mount, checked as far as that can be done without the store.
@@ -191,8 +194,12 @@ pub struct MountSettings {
     pub workspace: WorkspaceSettings,
     /// Absolute; the cache directory is not inside it.
     pub mountpoint: PathBuf,
+    /// How the kernel's requests come.
+    pub transport: TransportArg,
     /// Threads that serve the kernel; none: one per core.
     pub threads: Option<usize>,
+    /// How they are scheduled.
+    pub scheduling: Scheduling,
     /// Honour set-user-id bits.
     pub allow_suid: bool,
     /// Let device nodes be opened.
@@ -227,7 +234,12 @@ impl MountSettings {
         workspace.discard_local = args.discard_local;
         Ok(MountSettings {
             workspace,
+            transport: tuning.transport.unwrap_or_default(),
             threads: threads(&tuning)?,
+            scheduling: match tuning.scheduling {
+                Some(SchedulingArg::Plain) => Scheduling::Plain,
+                Some(SchedulingArg::Auto) | None => Scheduling::Auto,
+            },
             allow_suid: tuning.allow_suid.unwrap_or(false),
             allow_dev: tuning.allow_dev.unwrap_or(false),
             xattr: !tuning.no_xattr.unwrap_or(false),
@@ -264,6 +276,7 @@ impl WorkspaceSettings {
             unsynced_age_max: tuning.max_unsynced_age.map(|span| span.0),
             unsynced_bytes_max: tuning.max_unsynced_bytes.map_or(0, |size| size.0),
             settle_cpu_percent: settle_cpu(tuning)?,
+            hot_bytes_max: tuning.hot_set_size.map(|size| size.0),
             store,
             cache_dir,
         })

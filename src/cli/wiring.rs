@@ -7,11 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::args::TransportArg;
 use super::context::Context;
 use super::exit::{Code, Failure, Outcome};
 use super::settings::{MountSettings, StoreSettings, View, WorkspaceSettings};
 use crate::control::process_start_ticks;
-use crate::fuse::{self, MountOptions, Mounted};
+use crate::fuse::{self, MountOptions, Mounted, TransportChoice};
 use crate::local::LocalError;
 use crate::remote::Remote;
 use crate::types::Clock;
@@ -45,6 +46,9 @@ pub fn resume(context: &Context, settings: &WorkspaceSettings) -> Outcome<Worksp
     options.upkeep.unsynced_bytes_max = settings.unsynced_bytes_max;
     if let Some(percent) = settings.settle_cpu_percent {
         options.upkeep.settle_cpu_percent = percent;
+    }
+    if let Some(bytes) = settings.hot_bytes_max {
+        options.upkeep.hot_bytes_max = bytes;
     }
     if let Some(age) = settings.unsynced_age_max {
         options.upkeep.unsynced_age_max = age;
@@ -95,7 +99,13 @@ pub fn mount(
     options.dev = settings.allow_dev;
     options.xattr = settings.xattr;
     options.allow_other = settings.allow_other;
+    options.transport = match settings.transport {
+        TransportArg::Auto => TransportChoice::Auto,
+        TransportArg::Dev => TransportChoice::Device,
+        TransportArg::Uring => TransportChoice::Uring,
+    };
     options.threads = settings.threads.unwrap_or(0);
+    options.scheduling = settings.scheduling;
     options.deadline = settings.workspace.store.remote.deadline;
     Ok(fuse::mount(workspace.fs(), &options, clock)?)
 }

@@ -7,6 +7,8 @@ use crate::namespace::NamespaceError;
 use crate::tree::TreeError;
 use crate::types::{Ino, NameError};
 
+use super::Lack;
+
 /// Why an operation failed. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum FsError {
@@ -53,12 +55,18 @@ pub enum FsError {
     /// Being hibernated, for longer than the caller could wait: `EROFS`.
     #[error("being hibernated")]
     Frozen,
-    /// The local disk is full, or no space for more extended attributes: `ENOSPC`.
+    /// No space for more extended attributes, or too much is not in the store: `ENOSPC`.
     #[error("no space left")]
     NoSpace,
-    /// The workspace's quota or the cache's budget is spent: `EDQUOT`.
+    /// The local disk is full: `ENOSPC`.
+    #[error("the local disk is full")]
+    DiskFull,
+    /// The workspace's quota is spent: `EDQUOT`.
     #[error("quota is spent")]
     Quota,
+    /// The local directory's budget is spent: `EDQUOT`.
+    #[error("the budget of local data is spent")]
+    Spent,
     /// No such extended attribute: `ENODATA`.
     #[error("no such attribute")]
     NoData,
@@ -109,6 +117,8 @@ pub enum Missing {
     Thaw,
     /// Time: writes are slowed down.
     Turn,
+    /// Room for what is written.
+    Room(Lack),
 }
 
 impl FsError {
@@ -129,8 +139,8 @@ impl FsError {
             FsError::NotPermitted => libc::EPERM,
             FsError::TooLarge => libc::EFBIG,
             FsError::ReadOnly | FsError::Fenced | FsError::Frozen => libc::EROFS,
-            FsError::NoSpace => libc::ENOSPC,
-            FsError::Quota => libc::EDQUOT,
+            FsError::NoSpace | FsError::DiskFull => libc::ENOSPC,
+            FsError::Quota | FsError::Spent => libc::EDQUOT,
             FsError::NoData => libc::ENODATA,
             FsError::BeyondEnd => libc::ENXIO,
             FsError::Range => libc::ERANGE,
@@ -173,8 +183,8 @@ impl FsError {
 impl From<LocalError> for FsError {
     fn from(error: LocalError) -> FsError {
         match error {
-            LocalError::Full => FsError::NoSpace,
-            LocalError::Quota { .. } => FsError::Quota,
+            LocalError::Full => FsError::DiskFull,
+            LocalError::Quota { .. } => FsError::Spent,
             other => FsError::Local(other),
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 
+use super::room::{Lack, Room};
 use super::{FsError, Missing};
 use crate::chunks::Fetch;
 use crate::types::Clock;
@@ -113,7 +114,7 @@ impl Gate {
         *self.mode.read() == Mode::Fenced
     }
 
-    /// Sets what each write of data meets: a delay, or `NoSpace`.
+    /// Sets what each write of data meets: a delay, or that it is not let in.
     pub fn set_admission(&self, delay: Duration, full: bool) {
         let micros = u64::try_from(delay.min(DELAY_MAX).as_micros()).unwrap_or(0);
         self.delay_micros.store(micros, Ordering::Relaxed);
@@ -122,9 +123,9 @@ impl Gate {
 
     /// Takes the toll of one write of data; holds no lock. Callers that may not wait get
     /// `NotLocal(Missing::Turn)`.
-    pub fn admit_data(&self, fetch: Fetch) -> Result<(), FsError> {
+    pub fn admit_data(&self, fetch: Fetch, room: &Room) -> Result<(), FsError> {
         if self.full.load(Ordering::Relaxed) {
-            return Err(FsError::NoSpace);
+            return Err(room.lacking(Lack::Unsynced));
         }
         let micros = self.delay_micros.load(Ordering::Relaxed);
         if micros > 0 {

@@ -11,6 +11,7 @@
 //! lock, and the operation starts again from the beginning.
 
 mod acl;
+mod ahead;
 mod allocate;
 mod attr;
 mod copy_range;
@@ -28,6 +29,7 @@ mod plan;
 mod read;
 mod rename;
 mod request;
+mod room;
 mod settle_hooks;
 mod statfs;
 mod write;
@@ -46,11 +48,13 @@ use crate::local::Local;
 use crate::namespace::{Namespace, Quota};
 use crate::types::Clock;
 
+use ahead::Ahead;
 use dirty::Dirty;
 use gate::Gate;
 use inode::InodeTable;
 use lookups::Lookups;
 use orphans::Orphans;
+use room::Room;
 
 pub use directory::Sink;
 pub use dirty::DirtyInode;
@@ -63,6 +67,7 @@ pub use request::{
     AllocateMode, At, Caller, CopyRange, DirEntry, Entry, FsOptions, ListFrom, NewNode, RenameMode,
     Seek, SetAttr, SetTime, StatFs, XattrMode,
 };
+pub use room::Lack;
 pub use settle_hooks::{SettledRegion, Stale};
 
 /// Largest file, bytes: offsets are signed 64-bit numbers.
@@ -92,6 +97,8 @@ pub struct Filesystem {
     lookups: Lookups,
     orphans: Orphans,
     dirty: Dirty,
+    ahead: Arc<Ahead>,
+    room: Room,
 }
 
 impl Filesystem {
@@ -118,6 +125,8 @@ impl Filesystem {
             lookups: Lookups::new(),
             orphans: Orphans::default(),
             dirty: Dirty::default(),
+            ahead: Arc::default(),
+            room: Room::default(),
         })
     }
 
@@ -150,7 +159,8 @@ impl Filesystem {
         self.gate.thaw();
     }
 
-    /// Slows writes of data by `delay` each (at most 100 ms), or refuses them with `NoSpace`.
+    /// Slows writes of data by `delay` each (at most 100 ms), or lets none in: they wait for room,
+    /// or are refused with `NoSpace` where nobody makes it.
     pub fn set_admission(&self, delay: Duration, full: bool) {
         self.gate.set_admission(delay, full);
     }
@@ -175,7 +185,7 @@ impl Filesystem {
     ) -> Result<T, FsError> {
         self.with_fetch(fetch, || {
             let _admitted = self.gate.enter()?;
-            op()
+            op().map_err(|error| self.room.or_wait(error))
         })
     }
 
@@ -216,6 +226,7 @@ impl Filesystem {
             // Nothing to fetch here; the operation itself reads or waits.
             Missing::Content | Missing::Turn => {}
             Missing::Thaw => self.gate.wait_for_thaw(fetch, &*self.clock)?,
+            Missing::Room(lack) => self.room.wait(lack, fetch, &*self.clock)?,
         }
         Ok(())
     }

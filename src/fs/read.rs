@@ -35,7 +35,7 @@ impl Filesystem {
     ) -> Result<Vec<u8>, FsError> {
         let (mut bytes, parts) =
             self.read_only(caller.fetch, || self.read_staged_parts(ino, offset, len))?;
-        self.read_chunk_parts(&parts, &mut bytes, caller.fetch, ino)?;
+        self.read_chunk_parts(&parts, &mut bytes, caller.fetch, (ino, offset))?;
         Ok(bytes)
     }
 
@@ -79,13 +79,16 @@ impl Filesystem {
         parts: &[ChunkPart],
         bytes: &mut [u8],
         fetch: Fetch,
-        ino: Ino,
+        (ino, offset): (Ino, u64),
     ) -> Result<(), FsError> {
         if parts.is_empty() {
             return Ok(());
         }
         let wanted: Vec<_> = parts.iter().map(|part| (part.chunk, part.slot)).collect();
-        let chunks = self.chunks.read_many(&wanted, fetch)?;
+        let (chunks, missed) = self.chunks.read_noting(&wanted, fetch)?;
+        if let Some(wish) = self.ahead.read(ino, offset, bytes.len() as u64, missed, &self.chunks) {
+            self.read_ahead(wish);
+        }
         for (part, chunk) in parts.iter().zip(&chunks) {
             let ChunkPart { within, at, len, .. } = *part;
             let Some(content) = chunk.get(within..within + len) else {

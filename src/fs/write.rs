@@ -9,7 +9,8 @@ use crate::types::Ino;
 
 impl Filesystem {
     /// Writes all of `data` at `offset`. With `kill_priv`, setuid and setgid are taken off. May
-    /// sleep for up to 100 ms where more is written than can be stored (`set_admission`).
+    /// sleep for up to 100 ms where more is written than can be stored (`set_admission`), and
+    /// waits for room until the deadline where none is left.
     pub fn write(
         &self,
         caller: &Caller,
@@ -21,7 +22,7 @@ impl Filesystem {
         let written = u32::try_from(data.len()).map_err(|_| FsError::Invalid)?;
         let end = offset.checked_add(u64::from(written)).filter(|&end| end <= FILE_SIZE_MAX);
         let end = end.ok_or(FsError::TooLarge)?;
-        self.gate.admit_data(caller.fetch)?;
+        self.with_fetch(caller.fetch, || self.gate.admit_data(caller.fetch, &self.room))?;
         self.mutate(caller.fetch, || {
             let cells = self.cells(&[ino], Need::Content)?;
             let mut locked = Locked::write(&cells);

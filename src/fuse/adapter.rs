@@ -1,87 +1,52 @@
-//! Each FUSE request as one call of `fs`. No decisions here but those the protocol asks for.
-
-mod attributes;
-mod content;
-mod names;
+//! The operations as fuser asks for them over `/dev/fuse`. Only changes of form.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Generation, INodeNo, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, INodeNo, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::convert::{self, COPY_BYTES_MAX};
+use super::convert;
 use super::count::Opcode;
 use super::init;
-use super::list;
-use super::mount::Parts;
+use super::operations::{NewMode, Operations, Place};
 use super::options::MountOptions;
-use super::prime::Prime;
-use super::reply::{FOREVER, file_attr};
-use super::serve::{Call, Server};
+use super::serve::Origin;
 use super::write::Write;
-use crate::fs::{At, CopyRange, Entry, Filesystem, FsError, SetAttr};
-use crate::types::{Ino, Name, NameError};
-
-/// Inode numbers are never used twice, so all are of the first generation.
-const GENERATION: Generation = Generation(0);
+use crate::fs::{CopyRange, SetAttr};
+use crate::types::Ino;
 
 /// The adapter of one mount.
 #[derive(Debug)]
 pub(super) struct Adapter {
-    server: Server,
+    operations: Operations,
     options: MountOptions,
-    parts: Parts,
 }
 
 impl Adapter {
-    pub(super) fn new(fs: Arc<Filesystem>, options: &MountOptions, parts: Parts) -> Adapter {
-        let server = Server::new(fs, options, parts.clone());
-        Adapter { server, options: options.clone(), parts }
-    }
-
-    /// A request that the kernel is told not to send again.
-    fn unwanted(&self, opcode: Opcode) -> Errno {
-        self.server.count(opcode);
-        Errno::ENOSYS
+    pub(super) fn new(operations: Operations, options: &MountOptions) -> Adapter {
+        Adapter { operations, options: options.clone() }
     }
 }
 
-/// A name in a directory, not yet found to be one.
-#[derive(Debug)]
-struct Place {
-    directory: Ino,
-    name: Result<Name, NameError>,
-}
-
-impl Place {
-    fn new(directory: INodeNo, name: &OsStr) -> Place {
-        Place { directory: Ino(directory.0), name: Name::new(name.as_bytes()) }
-    }
-
-    /// The place, or the error that the request is answered with.
-    fn at(&self) -> Result<At<'_>, FsError> {
-        match &self.name {
-            Ok(name) => Ok(At { directory: self.directory, name }),
-            Err(error) => Err((*error).into()),
-        }
+fn origin(request: &Request) -> Origin {
+    Origin {
+        unique: request.unique().0,
+        uid: request.uid(),
+        gid: request.gid(),
+        pid: request.pid(),
     }
 }
 
-fn done((): (), reply: ReplyEmpty) {
-    reply.ok();
-}
-
-fn send_entry(entry: Entry, reply: ReplyEntry) {
-    reply.entry(&FOREVER, &file_attr(entry.ino, &entry.attr), GENERATION);
+fn place(directory: INodeNo, name: &OsStr) -> Place {
+    Place::new(Ino(directory.0), name.as_bytes())
 }
 
 impl fuser::Filesystem for Adapter {
@@ -91,36 +56,19 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn destroy(&mut self) {
-        self.server.close();
+        self.operations.close();
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEntry) {
-        let call = Call::new(request, Opcode::Lookup, parent);
-        if let Some(attr) = self.parts.prime.looked_up(parent, child.as_bytes()) {
-            self.server.count(call.opcode);
-            return reply.entry(&Duration::ZERO, &attr, GENERATION);
-        }
-        self.look_up(call, Place::new(parent, child), reply);
+        self.operations.look_up(origin(request), place(parent, child), reply);
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
-        if Prime::attr_of(ino).is_none() {
-            self.server.run_unanswered(Opcode::Forget, |fs| fs.forget(Ino(ino.0), lookups));
-        }
+        self.operations.forget(Ino(ino.0), lookups);
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let call = Call::new(request, Opcode::GetAttr, ino);
-        if let Some(attr) = Prime::attr_of(ino) {
-            self.server.count(call.opcode);
-            return reply.attr(&Duration::ZERO, &attr);
-        }
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| fs.getattr(caller, call.ino),
-            move |attr, reply| reply.attr(&FOREVER, &file_attr(call.ino, &attr)),
-        );
+        self.operations.get_attr(origin(request), Ino(ino.0), reply);
     }
 
     fn setattr(
@@ -141,7 +89,6 @@ impl fuser::Filesystem for Adapter {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let call = Call::new(request, Opcode::SetAttr, ino);
         let change = SetAttr {
             mode: mode.map(|mode| mode & 0o7777),
             uid,
@@ -153,22 +100,11 @@ impl fuser::Filesystem for Adapter {
             // fuser does not pass FATTR_KILL_SUIDGID, which means: not CAP_FSETID.
             kill_priv: size.is_some() && request.uid() != 0,
         };
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| fs.setattr(caller, call.ino, &change),
-            move |attr, reply| reply.attr(&FOREVER, &file_attr(call.ino, &attr)),
-        );
+        self.operations.set_attr(origin(request), Ino(ino.0), change, reply);
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
-        let call = Call::new(request, Opcode::ReadLink, ino);
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| fs.readlink(caller, call.ino),
-            |target, reply| reply.data(&target),
-        );
+        self.operations.read_link(origin(request), Ino(ino.0), reply);
     }
 
     fn mknod(
@@ -181,14 +117,8 @@ impl fuser::Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let call = Call::new(request, Opcode::MkNod, parent).umask(umask);
-        let (place, node) = (Place::new(parent, child), convert::new_node(mode, rdev));
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| fs.mknod(caller, place.at()?, node.ok_or(FsError::Invalid)?),
-            send_entry,
-        );
+        let node = convert::new_node(mode, rdev);
+        self.operations.make_node(origin(request), place(parent, child), (node, umask), reply);
     }
 
     fn mkdir(
@@ -200,26 +130,16 @@ impl fuser::Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let call = Call::new(request, Opcode::MkDir, parent).umask(umask);
-        let place = Place::new(parent, child);
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| fs.mkdir(caller, place.at()?, mode & 0o7777),
-            send_entry,
-        );
+        let new = NewMode { mode, umask };
+        self.operations.make_directory(origin(request), place(parent, child), new, reply);
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEmpty) {
-        let call = Call::new(request, Opcode::Unlink, parent);
-        let place = Place::new(parent, child);
-        self.server.serve(call, reply, move |fs, caller, _| fs.unlink(caller, place.at()?), done);
+        self.operations.unlink(origin(request), place(parent, child), reply);
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEmpty) {
-        let call = Call::new(request, Opcode::RmDir, parent);
-        let place = Place::new(parent, child);
-        self.server.serve(call, reply, move |fs, caller, _| fs.rmdir(caller, place.at()?), done);
+        self.operations.remove_directory(origin(request), place(parent, child), reply);
     }
 
     fn symlink(
@@ -230,15 +150,8 @@ impl fuser::Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let call = Call::new(request, Opcode::SymLink, parent);
-        let place = Place::new(parent, child);
-        let target = target.as_os_str().as_bytes().to_owned();
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| fs.symlink(caller, place.at()?, &target),
-            send_entry,
-        );
+        let target = target.as_os_str().as_bytes();
+        self.operations.make_symlink(origin(request), place(parent, child), target, reply);
     }
 
     fn rename(
@@ -251,9 +164,8 @@ impl fuser::Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let call = Call::new(request, Opcode::Rename, parent);
-        let (from, to) = (Place::new(parent, child), Place::new(to_parent, to_child));
-        self.move_entry(call, (from, to), flags, reply);
+        let places = (place(parent, child), place(to_parent, to_child));
+        self.operations.rename(origin(request), places, convert::rename_mode(flags), reply);
     }
 
     fn link(
@@ -264,18 +176,11 @@ impl fuser::Filesystem for Adapter {
         child: &OsStr,
         reply: ReplyEntry,
     ) {
-        let call = Call::new(request, Opcode::Link, ino);
-        let place = Place::new(parent, child);
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| fs.link(caller, call.ino, place.at()?),
-            send_entry,
-        );
+        self.operations.make_link(origin(request), Ino(ino.0), place(parent, child), reply);
     }
 
     fn open(&self, _request: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.error(self.unwanted(Opcode::Open));
+        self.operations.unwanted(Opcode::Open, reply);
     }
 
     fn read(
@@ -289,13 +194,7 @@ impl fuser::Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let call = Call::new(request, Opcode::Read, ino);
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, _| fs.read(caller, call.ino, offset, len),
-            |bytes, reply| reply.data(&bytes),
-        );
+        self.operations.read(origin(request), Ino(ino.0), (offset, len), reply);
     }
 
     fn write(
@@ -310,14 +209,13 @@ impl fuser::Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let call = Call::new(request, Opcode::Write, ino);
         let write = Write {
-            ino: call.ino,
+            ino: Ino(ino.0),
             offset,
             kill_priv: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             is_sync: flags.0 & libc::O_DSYNC != 0,
         };
-        write.serve(&self.server, &self.parts.news, call, (data, reply));
+        self.operations.write(origin(request), write, data, reply);
     }
 
     fn flush(
@@ -328,7 +226,7 @@ impl fuser::Filesystem for Adapter {
         _: LockOwner,
         reply: ReplyEmpty,
     ) {
-        reply.error(self.unwanted(Opcode::Flush));
+        self.operations.unwanted(Opcode::Flush, reply);
     }
 
     fn release(
@@ -341,22 +239,15 @@ impl fuser::Filesystem for Adapter {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.server.count(Opcode::Release);
-        reply.ok();
+        self.operations.acknowledge(Opcode::Release, reply);
     }
 
     fn fsync(&self, request: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        let call = Call::new(request, Opcode::FSync, ino);
-        self.server.serve_on_disk(
-            call,
-            reply,
-            move |fs, caller, _| fs.fsync(caller, call.ino),
-            done,
-        );
+        self.operations.sync_file(origin(request), Ino(ino.0), reply);
     }
 
     fn opendir(&self, _request: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.error(self.unwanted(Opcode::OpenDir));
+        self.operations.unwanted(Opcode::OpenDir, reply);
     }
 
     fn readdir(
@@ -367,13 +258,7 @@ impl fuser::Filesystem for Adapter {
         cookie: u64,
         reply: ReplyDirectory,
     ) {
-        let call = Call::new(request, Opcode::ReadDir, ino);
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, reply| list::plain(fs, caller, call.ino, cookie, reply),
-            |(), reply| reply.ok(),
-        );
+        self.operations.list(origin(request), Ino(ino.0), cookie, reply);
     }
 
     fn readdirplus(
@@ -384,13 +269,7 @@ impl fuser::Filesystem for Adapter {
         cookie: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        let call = Call::new(request, Opcode::ReadDirPlus, ino);
-        self.server.serve(
-            call,
-            reply,
-            move |fs, caller, reply| list::plus(fs, caller, call.ino, cookie, reply),
-            |(), reply| reply.ok(),
-        );
+        self.operations.list_plus(origin(request), Ino(ino.0), cookie, reply);
     }
 
     fn releasedir(
@@ -401,23 +280,15 @@ impl fuser::Filesystem for Adapter {
         _: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.server.count(Opcode::ReleaseDir);
-        reply.ok();
+        self.operations.acknowledge(Opcode::ReleaseDir, reply);
     }
 
     fn fsyncdir(&self, request: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        let call = Call::new(request, Opcode::FSyncDir, ino);
-        self.server.serve_on_disk(
-            call,
-            reply,
-            move |fs, caller, _| fs.fsync(caller, call.ino),
-            done,
-        );
+        self.operations.sync_directory(origin(request), Ino(ino.0), reply);
     }
 
     fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        let call = Call::new(request, Opcode::StatFs, ino);
-        self.server.serve(call, reply, |fs, caller, _| fs.statfs(caller), convert::send_statfs);
+        self.operations.stat_fs(origin(request), Ino(ino.0), reply);
     }
 
     fn setxattr(
@@ -430,8 +301,8 @@ impl fuser::Filesystem for Adapter {
         _: u32,
         reply: ReplyEmpty,
     ) {
-        let call = Call::new(request, Opcode::SetXattr, ino);
-        self.set_attribute(call, (attribute.as_bytes(), value), flags, reply);
+        let change = (attribute.as_bytes(), value, convert::xattr_mode(flags));
+        self.operations.set_xattr(origin(request), Ino(ino.0), change, reply);
     }
 
     fn getxattr(
@@ -442,17 +313,16 @@ impl fuser::Filesystem for Adapter {
         room: u32,
         reply: ReplyXattr,
     ) {
-        let call = Call::new(request, Opcode::GetXattr, ino);
-        self.get_attribute(call, attribute.as_bytes(), room, reply);
+        let wanted = (attribute.as_bytes(), room);
+        self.operations.get_xattr(origin(request), Ino(ino.0), wanted, reply);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, room: u32, reply: ReplyXattr) {
-        self.list_attributes(Call::new(request, Opcode::ListXattr, ino), room, reply);
+        self.operations.list_xattr(origin(request), Ino(ino.0), room, reply);
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, attribute: &OsStr, reply: ReplyEmpty) {
-        let call = Call::new(request, Opcode::RemoveXattr, ino);
-        self.remove_attribute(call, attribute.as_bytes(), reply);
+        self.operations.remove_xattr(origin(request), Ino(ino.0), attribute.as_bytes(), reply);
     }
 
     fn create(
@@ -465,9 +335,8 @@ impl fuser::Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let call = Call::new(request, Opcode::Create, parent).umask(umask);
-        let is_exclusive = flags & libc::O_EXCL != 0;
-        self.make_file(call, Place::new(parent, child), (mode & 0o7777, is_exclusive), reply);
+        let new = NewMode { mode, umask };
+        self.operations.make_file(origin(request), place(parent, child), (new, flags), reply);
     }
 
     fn fallocate(
@@ -480,8 +349,8 @@ impl fuser::Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let call = Call::new(request, Opcode::FAllocate, ino);
-        self.allocate(call, (offset, len), mode, reply);
+        let change = ((offset, len), convert::allocate_mode(mode));
+        self.operations.allocate(origin(request), Ino(ino.0), change, reply);
     }
 
     fn ioctl(
@@ -495,8 +364,7 @@ impl fuser::Filesystem for Adapter {
         _: u32,
         reply: ReplyIoctl,
     ) {
-        self.server.count(Opcode::Ioctl);
-        reply.error(Errno::ENOTTY);
+        self.operations.refuse(Opcode::Ioctl, Errno::ENOTTY, reply);
     }
 
     fn lseek(
@@ -508,7 +376,8 @@ impl fuser::Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.seek(Call::new(request, Opcode::LSeek, ino), offset, whence, reply);
+        let wanted = (offset, convert::seek(whence));
+        self.operations.seek(origin(request), Ino(ino.0), wanted, reply);
     }
 
     fn copy_file_range(
@@ -529,8 +398,8 @@ impl fuser::Filesystem for Adapter {
             source_offset,
             target: Ino(target.0),
             target_offset,
-            len: len.min(COPY_BYTES_MAX),
+            len,
         };
-        self.copy(Call::new(request, Opcode::CopyFileRange, source), range, reply);
+        self.operations.copy(origin(request), range, reply);
     }
 }

@@ -1,12 +1,18 @@
-//! From the protocol's numbers to what `fs` takes, and answers that need more than one call.
+//! Between the protocol's numbers and what `fs` takes and gives.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use fuser::{Errno, RenameFlags, ReplyStatfs, ReplyXattr, TimeOrNow};
+use fuser::{Errno, RenameFlags, TimeOrNow};
 
-use super::reply::kind_of;
-use crate::fs::{AllocateMode, NewNode, RenameMode, Seek, SetTime, StatFs, XattrMode};
-use crate::types::Time;
+use super::answer::AnswerXattr;
+use crate::fs::{AllocateMode, FsError, NewNode, RenameMode, Seek, SetTime, XattrMode};
+use crate::types::{Attr, Ino, Kind, Time};
+
+/// Preferred I/O size, bytes: what `stat` tells and what C programs take for their buffers.
+pub(super) const BLOCK_BYTES: u32 = 4096;
+
+/// Unit of `st_blocks`, bytes.
+const SECTOR_BYTES: u64 = 512;
 
 /// Most bytes that one request copies: the answer has 32 bits. Callers go on from there.
 pub(super) const COPY_BYTES_MAX: u64 = 1 << 30;
@@ -77,26 +83,58 @@ pub(super) fn new_node(mode: u32, rdev: u32) -> Option<NewNode> {
     Some(NewNode { kind: kind_of(mode)?, mode: mode & 0o7777, rdev })
 }
 
-pub(super) fn send_statfs(stat: StatFs, reply: ReplyStatfs) {
-    reply.statfs(
-        stat.blocks,
-        stat.blocks_free,
-        stat.blocks_free,
-        stat.inodes,
-        stat.inodes_free,
-        stat.block_bytes,
-        stat.name_len_max,
-        stat.block_bytes,
-    );
+/// Answers with the value, its length if no room was given, or `ERANGE` if it does not fit.
+pub(super) fn send_xattr(value: &[u8], room: u32, answer: impl AnswerXattr) {
+    match u32::try_from(value.len()) {
+        Ok(len) if room == 0 => answer.len(len),
+        Ok(len) if len <= room => answer.value(value),
+        _ => answer.fail(Errno::ERANGE),
+    }
 }
 
-/// Answers with the value, its length if no room was given, or `ERANGE` if it does not fit.
-pub(super) fn send_xattr(value: &[u8], room: u32, reply: ReplyXattr) {
-    match u32::try_from(value.len()) {
-        Ok(len) if room == 0 => reply.size(len),
-        Ok(len) if len <= room => reply.data(value),
-        _ => reply.error(Errno::ERANGE),
+/// The errno that a failed operation is answered with.
+pub(super) fn errno(error: &FsError) -> Errno {
+    Errno::from_i32(error.errno())
+}
+
+/// What `st_blocks` shows: a part of a block is a block.
+pub(super) fn sectors(attr: &Attr) -> u64 {
+    attr.allocated.div_ceil(SECTOR_BYTES)
+}
+
+/// Attributes of which only the kind matters: `.` and `..` in a listing, a name that is absent.
+pub(super) fn bare_attr(kind: Kind) -> Attr {
+    Attr {
+        kind,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        nlink: 1,
+        size: 0,
+        allocated: 0,
+        rdev: 0,
+        atime: Time::default(),
+        mtime: Time::default(),
+        ctime: Time::default(),
+        crtime: Time::default(),
+        target: Box::default(),
+        parent: Ino::META,
     }
+}
+
+/// The kind in a `mode_t`, if it is one.
+pub(super) fn kind_of(mode: u32) -> Option<Kind> {
+    Some(match mode & libc::S_IFMT {
+        // mknod(2): no type means a regular file.
+        0 | libc::S_IFREG => Kind::File,
+        libc::S_IFDIR => Kind::Directory,
+        libc::S_IFLNK => Kind::Symlink,
+        libc::S_IFIFO => Kind::Fifo,
+        libc::S_IFSOCK => Kind::Socket,
+        libc::S_IFCHR => Kind::CharDevice,
+        libc::S_IFBLK => Kind::BlockDevice,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -112,5 +150,22 @@ mod tests {
         assert_eq!(allocate_mode(libc::FALLOC_FL_COLLAPSE_RANGE), None);
         assert_eq!(xattr_mode(libc::XATTR_CREATE | libc::XATTR_REPLACE), None);
         assert_eq!(seek(libc::SEEK_SET), None, "the kernel's own");
+    }
+
+    #[test]
+    fn every_kind_is_found_in_its_mode() {
+        let kinds = [
+            (libc::S_IFREG, Kind::File),
+            (libc::S_IFDIR, Kind::Directory),
+            (libc::S_IFLNK, Kind::Symlink),
+            (libc::S_IFIFO, Kind::Fifo),
+            (libc::S_IFSOCK, Kind::Socket),
+            (libc::S_IFCHR, Kind::CharDevice),
+            (libc::S_IFBLK, Kind::BlockDevice),
+        ];
+        for (bits, kind) in kinds {
+            assert_eq!(kind_of(bits | 0o644), Some(kind));
+        }
+        assert_eq!(kind_of(0o170_000), None);
     }
 }

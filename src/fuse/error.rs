@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+pub use super::uring::NoUring;
+
 /// Errors of this layer; the messages are for people and say what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum FuseError {
@@ -52,6 +54,9 @@ pub enum FuseError {
         /// In the words of the kernel or of `fusermount3`.
         reason: String,
     },
+    /// io_uring was asked for and can't be had.
+    #[error("FUSE over io_uring can't be used: {0}; `--transport auto` does without")]
+    NoUring(#[source] NoUring),
     /// Something inside the mount is open or is a working directory.
     #[error("{0} is busy: a process has a file open or its working directory there")]
     Busy(PathBuf),

@@ -11,7 +11,7 @@ const WRITE_BYTES_MIN: u32 = 4096;
 const WRITE_BYTES_MAX: u32 = 1024 * 1024;
 
 /// Requests that nobody waits for (read-ahead, asynchronous direct I/O) under way at once.
-const BACKGROUND_MAX: u16 = 64;
+pub(super) const BACKGROUND_MAX: u16 = 64;
 
 /// Flags that are asked for wherever the kernel knows them.
 ///
@@ -42,8 +42,8 @@ const ALWAYS: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
     .union(InitFlags::FUSE_NO_EXPORT_SUPPORT);
 
-/// Fills in the answer to INIT.
-pub(super) fn configure(config: &mut KernelConfig, options: &MountOptions) {
+/// The flags that a mount with these options asks for.
+pub(super) fn wanted(options: &MountOptions) -> InitFlags {
     let mut wanted = ALWAYS;
     if options.xattr {
         // The kernel then enforces ACLs and caches them; inheritance stays with `fs`.
@@ -52,10 +52,22 @@ pub(super) fn configure(config: &mut KernelConfig, options: &MountOptions) {
     if options.writeback_cache {
         wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
     }
+    wanted
+}
+
+/// Largest write, bytes: what the options ask for, within the kernel's bounds and the buffers'.
+pub(super) fn write_bytes(options: &MountOptions, buffer_bytes: usize) -> u32 {
+    let buffer_bytes = u32::try_from(buffer_bytes).unwrap_or(u32::MAX);
+    options.write_bytes_max.clamp(WRITE_BYTES_MIN, WRITE_BYTES_MAX).min(buffer_bytes)
+}
+
+/// Fills in fuser's answer to INIT.
+pub(super) fn configure(config: &mut KernelConfig, options: &MountOptions) {
+    let wanted = wanted(options);
     let known = wanted & config.capabilities();
     // Refused is only what the kernel does not know, and that was taken out.
     let _ = config.add_capabilities(known);
-    let write_bytes = options.write_bytes_max.clamp(WRITE_BYTES_MIN, WRITE_BYTES_MAX);
+    let write_bytes = write_bytes(options, usize::MAX);
     // Both refuse only what lies outside the bounds above.
     let _ = config.set_max_write(write_bytes);
     let _ = config.set_max_background(BACKGROUND_MAX);

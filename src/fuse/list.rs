@@ -1,11 +1,7 @@
 //! Directory listings.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-
-use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
-
-use super::reply::{FOREVER, bare_attr, file_attr, file_type};
+use super::answer::{AnswerListing, AnswerListingPlus};
+use super::convert::bare_attr;
 use crate::fs::{Caller, Filesystem, FsError, ListFrom, Missing};
 use crate::types::Ino;
 
@@ -15,12 +11,11 @@ pub(super) fn plain(
     caller: &Caller,
     directory: Ino,
     cookie: u64,
-    reply: &mut ReplyDirectory,
+    answer: &mut impl AnswerListing,
 ) -> Result<(), FsError> {
     let mut taken = 0_usize;
     let result = fs.readdir(caller, directory, ListFrom { cookie, plus: false }, &mut |entry| {
-        let name = OsStr::from_bytes(entry.name);
-        let is_full = reply.add(INodeNo(entry.ino.0), entry.cookie, file_type(entry.kind), name);
+        let is_full = answer.add(&entry);
         taken += usize::from(!is_full);
         is_full
     });
@@ -33,24 +28,21 @@ pub(super) fn plus(
     caller: &Caller,
     directory: Ino,
     cookie: u64,
-    reply: &mut ReplyDirectoryPlus,
+    answer: &mut impl AnswerListingPlus,
 ) -> Result<(), FsError> {
     let mut taken = 0_usize;
     let mut lacks_attributes = false;
     let result = fs.readdir(caller, directory, ListFrom { cookie, plus: true }, &mut |entry| {
-        let name = OsStr::from_bytes(entry.name);
         let is_dots = matches!(entry.name, b"." | b"..");
-        let attr = match &entry.attr {
-            Some(attr) => file_attr(entry.ino, attr),
-            None if is_dots => bare_attr(entry.ino, entry.kind),
+        let is_full = match &entry.attr {
+            Some(attr) => answer.add(&entry, attr),
+            None if is_dots => answer.add(&entry, &bare_attr(entry.kind)),
             None => {
                 // fuser can't send a name without its inode: the list ends before it.
                 lacks_attributes = true;
                 return true;
             }
         };
-        let ino = INodeNo(entry.ino.0);
-        let is_full = reply.add(ino, entry.cookie, name, &FOREVER, &attr, Generation(0));
         taken += usize::from(!is_full);
         is_full
     });

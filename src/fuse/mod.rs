@@ -5,29 +5,36 @@
 //! process never waits on its own mount. Must not know: where bytes live, or what a store is.
 
 mod adapter;
+mod answer;
 mod convert;
 mod count;
 mod device;
+mod dispatch;
 mod error;
 mod flight;
+mod governor;
 mod helper;
 mod init;
+mod killed;
 mod list;
 mod mount;
 mod mountinfo;
 mod mountpoint;
 mod news;
+mod operations;
 mod options;
 mod pool;
 mod prime;
 mod read_ahead;
 mod reply;
 mod serve;
+mod uring;
 mod watchdog;
+mod wire;
 mod write;
 
 pub use count::{Opcode, RequestCounts};
-pub use error::FuseError;
+pub use error::{FuseError, NoUring};
 pub use mount::{Mounted, detach_dead, mount};
 pub use mountpoint::check_mountpoint;
-pub use options::MountOptions;
+pub use options::{MountOptions, Scheduling, Transport, TransportChoice};

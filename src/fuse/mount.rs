@@ -1,12 +1,13 @@
 //! A mount's life: made, served, ended from inside or outside.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, SessionACL};
 use parking_lot::{Condvar, Mutex};
 
 use super::adapter::Adapter;
@@ -14,16 +15,19 @@ use super::count::{Counters, RequestCounts};
 use super::device::{self, Device};
 use super::error::FuseError;
 use super::flight::InFlight;
+use super::governor::{Governor, Requests};
 use super::helper;
 use super::mountinfo::{FS_TYPE, MountLine, mount_at};
 use super::mountpoint;
 use super::news::News;
-use super::options::MountOptions;
+use super::operations::Operations;
+use super::options::{MountOptions, Scheduling, Transport, TransportChoice};
 use super::prime::Prime;
 use super::read_ahead;
+use super::uring::{self, Plan};
 use super::watchdog::{Aborter, Watchdog};
 use crate::fs::Filesystem;
-use crate::types::Clock;
+use crate::types::{Clock, ThreadId};
 
 /// What a mount and its adapter share.
 #[derive(Debug, Clone)]
@@ -32,6 +36,7 @@ pub(super) struct Parts {
     pub(super) in_flight: Arc<InFlight>,
     pub(super) prime: Arc<Prime>,
     pub(super) news: Arc<News>,
+    pub(super) governor: Arc<Governor>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -42,6 +47,7 @@ impl Parts {
             in_flight: InFlight::new(Arc::clone(&clock)),
             prime: Arc::new(Prime::new(std::process::id())),
             news: Arc::default(),
+            governor: Arc::default(),
             clock,
         }
     }
@@ -52,6 +58,7 @@ impl Parts {
 #[derive(Debug)]
 pub struct Mounted {
     mountpoint: PathBuf,
+    transport: Transport,
     mount: MountLine,
     by_helper: bool,
     parts: Parts,
@@ -78,16 +85,64 @@ pub fn mount(
     options: &MountOptions,
     clock: Arc<dyn Clock>,
 ) -> Result<Mounted, FuseError> {
-    let parts = Parts::new(clock);
-    let adapter = Adapter::new(fs, options, parts.clone());
     let mountpoint = mountpoint::check(&options.mountpoint, options.allow_nonempty)?;
-    let device = device::mount(&mountpoint, options)?;
-    let by_helper = device.by_helper;
-    match serve(adapter, device, &mountpoint, options, parts) {
+    let try_mount = |plan| {
+        let parts = Parts::new(Arc::clone(&clock));
+        let operations = Operations::new(Arc::clone(&fs), options, parts.clone());
+        mount_once(operations, &mountpoint, plan, options, parts)
+    };
+    let no_uring = match (options.transport, Plan::new(options)) {
+        (TransportChoice::Device, _) => return try_mount(None),
+        (TransportChoice::Uring, plan) => {
+            return try_mount(Some(plan.map_err(FuseError::NoUring)?));
+        }
+        (TransportChoice::Auto, Err(reason)) => reason,
+        (TransportChoice::Auto, Ok(plan)) => match try_mount(Some(plan)) {
+            Err(FuseError::NoUring(reason)) => reason,
+            mounted => return mounted,
+        },
+    };
+    tracing::info!(reason = %no_uring, "mounting over /dev/fuse, without io_uring");
+    try_mount(None)
+}
+
+/// Mounts over one transport: io_uring with a plan, `/dev/fuse` without.
+fn mount_once(
+    operations: Operations,
+    mountpoint: &Path,
+    plan: Option<Plan>,
+    options: &MountOptions,
+    parts: Parts,
+) -> Result<Mounted, FuseError> {
+    let Device { fd, by_helper } = device::mount(mountpoint, options)?;
+    let served = begin(mountpoint, options, |aborter| match plan {
+        Some(plan) => {
+            let session = uring::Session::start(plan, fd, operations, options, aborter)
+                .map_err(FuseError::NoUring)?;
+            let workers = session.workers();
+            govern(&parts.governor, session.requests(), workers.len(), options);
+            workers.iter().for_each(|&(thread, core)| parts.governor.enlist_on(thread, core));
+            Ok(Session::Uring(session))
+        }
+        None => {
+            let mut config = Config::default();
+            // Who may enter is the kernel's to check (allow_other).
+            config.acl = SessionACL::All;
+            config.n_threads = Some(options.threads());
+            config.clone_fd = options.clone_fd;
+            let requests = fd.try_clone().map(|fd| vec![Requests::Device(fd)]);
+            govern(&parts.governor, requests, options.threads(), options);
+            let adapter = Adapter::new(operations, options);
+            fuser::Session::from_fd(adapter, fd, SessionACL::All, config)
+                .map(|session| Session::Fuser(Box::new(session)))
+                .map_err(|error| FuseError::io("agreeing with the kernel on the mount", error))
+        }
+    });
+    match served.and_then(|(session, mount)| serve(session, mount, by_helper, options, parts)) {
         Ok(mounted) => Ok(mounted),
         Err(error) => {
             // Nobody would ever answer what is mounted now.
-            if let Err(left) = unmount(&mountpoint, by_helper, true) {
+            if let Err(left) = unmount(mountpoint, by_helper, true) {
                 tracing::error!(%left, "a mount that failed to start can't be taken away");
             }
             Err(error)
@@ -95,60 +150,111 @@ pub fn mount(
     }
 }
 
-fn serve(
-    adapter: Adapter,
-    device: Device,
+/// A connection that was agreed on, over either transport.
+enum Session {
+    Fuser(Box<fuser::Session<Adapter>>),
+    Uring(uring::Session),
+}
+
+impl Session {
+    fn transport(&self) -> Transport {
+        match self {
+            Session::Fuser(_) => Transport::Device,
+            Session::Uring(_) => Transport::Uring,
+        }
+    }
+
+    fn device(&self) -> BorrowedFd<'_> {
+        match self {
+            Session::Fuser(session) => session.as_fd(),
+            Session::Uring(session) => session.device().as_fd(),
+        }
+    }
+
+    /// Serves until the connection ends.
+    fn run(self) -> io::Result<()> {
+        match self {
+            Session::Fuser(session) => session.run(),
+            Session::Uring(session) => session.run(),
+        }
+    }
+}
+
+/// Finds the new mount in the table and makes the agreement with the kernel.
+fn begin(
     mountpoint: &Path,
     options: &MountOptions,
-    parts: Parts,
-) -> Result<Mounted, FuseError> {
+    agree: impl FnOnce(&Aborter) -> Result<Session, FuseError>,
+) -> Result<(Session, MountLine), FuseError> {
     let mount = mount_at(mountpoint)
         .map_err(|error| FuseError::io("reading /proc/self/mountinfo", error))?
         .filter(|line| line.fs_type == FS_TYPE)
         .ok_or_else(|| FuseError::io("finding the new mount", io::ErrorKind::NotFound.into()))?;
-    let mut config = Config::default();
-    // Who may enter is the kernel's to check (allow_other).
-    config.acl = SessionACL::All;
-    config.n_threads = Some(options.threads());
-    config.clone_fd = options.clone_fd;
-    let session = Session::from_fd(adapter, device.fd, SessionACL::All, config)
-        .map_err(|error| FuseError::io("agreeing with the kernel on the mount", error))?;
-    parts.news.open(session.notifier());
+    let session = agree(&Aborter::new(mountpoint, mount.minor))?;
     if options.read_ahead_kib > 0 {
         read_ahead::set(&mount, options.read_ahead_kib);
     }
+    Ok((session, mount))
+}
+
+fn serve(
+    session: Session,
+    mount: MountLine,
+    by_helper: bool,
+    options: &MountOptions,
+    parts: Parts,
+) -> Result<Mounted, FuseError> {
+    let (mountpoint, transport) = (mount.mountpoint.clone(), session.transport());
+    parts.news.open(session.device()).map_err(|error| FuseError::io("opening a way", error))?;
     let served = Arc::new(Served::default());
-    spawn_session(session, Arc::clone(&served), Arc::clone(&parts.news))?;
-    let aborter = Aborter::new(mountpoint, mount.minor);
+    spawn_session(session, Arc::clone(&served), &parts)?;
+    let aborter = Aborter::new(&mountpoint, mount.minor);
     let watchdog = Watchdog::start(Arc::clone(&parts.in_flight), aborter, options.deadline)
         .map_err(|error| FuseError::io("starting the watchdog", error))?;
-    if let Err(error) = helper::open_once(mountpoint, &mountpoint.join(parts.prime.name())) {
+    if let Err(error) = helper::open_once(&mountpoint, &mountpoint.join(parts.prime.name())) {
         tracing::warn!(%error, "the first open failed: files cost more until one is opened");
     }
     parts.prime.hide();
-    tracing::info!(mountpoint = %mountpoint.display(), connection = mount.minor, "mounted");
+    let (shown, connection) = (mountpoint.display(), mount.minor);
+    tracing::info!(mountpoint = %shown, connection, %transport, "mounted");
     Ok(Mounted {
-        mountpoint: mountpoint.to_owned(),
+        mountpoint,
+        transport,
         mount,
-        by_helper: device.by_helper,
+        by_helper,
         parts,
         served,
         watchdog: Mutex::new(Some(watchdog)),
     })
 }
 
-fn spawn_session(
-    session: Session<Adapter>,
-    served: Arc<Served>,
-    news: Arc<News>,
-) -> Result<(), FuseError> {
+/// Has the serving threads yield to everybody, where that is permitted. `requests` tell that
+/// there are some.
+fn govern(
+    governor: &Governor,
+    requests: io::Result<Vec<Requests>>,
+    workers: usize,
+    options: &MountOptions,
+) {
+    if options.scheduling != Scheduling::Auto {
+        return;
+    }
+    if let Err(error) = requests.and_then(|requests| governor.start(requests, workers)) {
+        tracing::info!(%error, "serving threads are scheduled like any others");
+    }
+}
+
+fn spawn_session(session: Session, served: Arc<Served>, parts: &Parts) -> Result<(), FuseError> {
+    let (news, governor) = (Arc::clone(&parts.news), Arc::clone(&parts.governor));
     let run = move || {
-        // On an early end the last descriptor is closed, and the kernel answers for us.
+        // On an early end the last descriptor is closed, by the governor, and the kernel answers
+        // for us.
         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| session.run())) {
             Ok(Ok(())) => tracing::info!("unmounted"),
             Ok(Err(error)) => tracing::error!(%error, "serving the mount ended early"),
             Err(_) => tracing::error!("serving the mount panicked"),
         }
+        governor.stop();
         news.close();
         *served.has_ended.lock() = true;
         served.ended.notify_all();
@@ -188,6 +294,12 @@ impl Mounted {
         &self.mountpoint
     }
 
+    /// How requests come from the kernel.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
     /// The connection's number: its directory in `/sys/fs/fuse/connections`.
     #[must_use]
     pub fn connection(&self) -> u32 {
@@ -204,6 +316,18 @@ impl Mounted {
     #[must_use]
     pub fn requests_in_flight(&self) -> usize {
         self.parts.in_flight.len()
+    }
+
+    /// The threads that serve the kernel and have served a request.
+    #[must_use]
+    pub fn serving_threads(&self) -> Vec<ThreadId> {
+        self.parts.governor.threads()
+    }
+
+    /// How often a serving thread was found starving beside busy programs, and cured.
+    #[must_use]
+    pub fn promotions(&self) -> u64 {
+        self.parts.governor.promotions()
     }
 
     /// Unmounts and waits until nothing is served any more; also takes a dead mount away. `lazy`

@@ -1,34 +1,41 @@
 //! What we tell the kernel unasked.
 
-use fuser::{INodeNo, Notifier};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
 use parking_lot::Mutex;
 
+use super::wire;
 use crate::types::Ino;
 
 /// The way to the kernel while the mount is served. It holds `/dev/fuse` open, and so must be
 /// closed for a connection to end that nobody serves. Lock order: a leaf.
 #[derive(Debug, Default)]
 pub(super) struct News {
-    notifier: Mutex<Option<Notifier>>,
+    device: Mutex<Option<Arc<OwnedFd>>>,
 }
 
 impl News {
-    pub(super) fn open(&self, notifier: Notifier) {
-        *self.notifier.lock() = Some(notifier);
+    /// # Errors
+    /// There are no descriptors left.
+    pub(super) fn open(&self, device: BorrowedFd<'_>) -> std::io::Result<()> {
+        *self.device.lock() = Some(Arc::new(device.try_clone_to_owned()?));
+        Ok(())
     }
 
     pub(super) fn close(&self) {
-        self.notifier.lock().take();
+        self.device.lock().take();
     }
 
     /// The kernel's attributes of an inode are no longer true. Its content is.
     pub(super) fn attributes_changed(&self, ino: Ino) {
-        let notifier = self.notifier.lock().clone();
-        if let Some(notifier) = notifier {
-            // A negative offset means: attributes only, so this waits for no page.
-            if let Err(error) = notifier.inval_inode(INodeNo(ino.0), -1, 0) {
-                tracing::debug!(%ino, %error, "the kernel did not take new attributes");
-            }
+        let device = self.device.lock().clone();
+        let Some(device) = device else { return };
+        match nix::unistd::write(&device, &wire::attributes_changed(ino)) {
+            // ENOENT: the kernel has forgotten the inode itself.
+            Ok(_) | Err(Errno::ENOENT) => {}
+            Err(error) => tracing::debug!(%ino, %error, "the kernel did not take new attributes"),
         }
     }
 }

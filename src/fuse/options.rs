@@ -1,7 +1,57 @@
 //! What a mount is asked to be.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// How requests are to come from the kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TransportChoice {
+    /// By io_uring where the kernel offers it, else by `/dev/fuse`.
+    #[default]
+    Auto,
+    /// By `/dev/fuse`.
+    Device,
+    /// By io_uring, or not at all.
+    Uring,
+}
+
+/// How requests come from the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Read from and written to `/dev/fuse`.
+    Device,
+    /// In rings, one per core.
+    Uring,
+}
+
+impl Transport {
+    /// The name, as the option has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::Device => "dev",
+            Transport::Uring => "uring",
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How the threads that serve the kernel are scheduled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scheduling {
+    /// Below all other threads, watched by a governor that cures starvation; plain where that is
+    /// not permitted.
+    #[default]
+    Auto,
+    /// Like any thread.
+    Plain,
+}
 
 /// Settings of one mount. `MountOptions::new` gives the defaults that suit a sandbox.
 #[derive(Debug, Clone)]
@@ -28,8 +78,13 @@ pub struct MountOptions {
     /// The kernel collects writes and sends them later and larger. Saves requests on small
     /// writes; what it holds back is not in a checkpoint until it is flushed.
     pub writeback_cache: bool,
-    /// Threads that read requests; 0: one per core, at least 2.
+    /// How requests come from the kernel.
+    pub transport: TransportChoice,
+    /// Threads that read requests; 0: one per core, at least 2. With io_uring at most one per
+    /// core.
     pub threads: usize,
+    /// How those threads are scheduled.
+    pub scheduling: Scheduling,
     /// Give each thread its own `/dev/fuse` descriptor (`FUSE_DEV_IOC_CLONE`).
     pub clone_fd: bool,
     /// Largest write request, in bytes: 4 KiB to 1 MiB.
@@ -58,7 +113,9 @@ impl MountOptions {
             allow_nonempty: false,
             xattr: true,
             writeback_cache: false,
+            transport: TransportChoice::Auto,
             threads: 0,
+            scheduling: Scheduling::Auto,
             clone_fd: false,
             write_bytes_max: 1024 * 1024,
             read_ahead_kib: 1024,

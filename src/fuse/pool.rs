@@ -1,4 +1,8 @@
 //! Threads that wait, so that those that read requests never do.
+//!
+//! A thread takes its maker's scheduling, and those that submit may yield to everybody
+//! ([`super::governor`]): a thread made by them might starve before its first instruction. So the
+//! pool's threads make each other, and one is always ready.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,13 +12,15 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-/// How long an idle thread stays.
+use crate::types::Standing;
+
+/// How long an idle thread stays that is not the last one.
 const IDLE_SECS_MAX: u64 = 10;
 
 /// A piece of work. Dropping it unrun must answer its request.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
 
-/// A bounded queue and up to a number of threads, started on demand.
+/// A bounded queue and up to a number of threads, one from the start and more on demand.
 #[derive(Debug)]
 pub(super) struct Pool {
     shared: Arc<Shared>,
@@ -24,6 +30,8 @@ struct Shared {
     name: &'static str,
     threads_max: usize,
     queue_max: usize,
+    /// How the pool's maker is scheduled, and its threads: those who submit may be lower.
+    standing: Option<Standing>,
     state: Mutex<State>,
     wake: Condvar,
 }
@@ -39,6 +47,9 @@ struct State {
     queue: VecDeque<Job>,
     threads: Vec<JoinHandle<()>>,
     running: usize,
+    /// Of these: made, and not yet there.
+    starting: usize,
+    /// Of these: waiting for a job.
     idle: usize,
     closed: bool,
 }
@@ -49,10 +60,14 @@ impl Pool {
             name,
             threads_max: threads_max.max(1),
             queue_max,
+            standing: Standing::current().ok(),
             state: Mutex::default(),
             wake: Condvar::new(),
         };
-        Pool { shared: Arc::new(shared) }
+        let pool = Pool { shared: Arc::new(shared) };
+        // If that fails, `submit` tries again.
+        let _ = pool.shared.add_thread(&mut pool.shared.state.lock());
+        pool
     }
 
     /// Hands a job over. Gives it back if the queue is full, the pool is closed, or no thread
@@ -62,19 +77,8 @@ impl Pool {
         if state.closed || state.queue.len() >= self.shared.queue_max {
             return Err(job);
         }
-        if state.idle <= state.queue.len() && state.running < self.shared.threads_max {
-            let shared = Arc::clone(&self.shared);
-            let builder = thread::Builder::new().name(shared.name.to_owned());
-            match builder.spawn(move || shared.work()) {
-                Ok(thread) => {
-                    state.threads.retain(|thread| !thread.is_finished());
-                    state.threads.push(thread);
-                    state.running += 1;
-                }
-                Err(_) if state.running == 0 => return Err(job),
-                // Those that run get to it.
-                Err(_) => {}
-            }
+        if state.running == 0 && self.shared.add_thread(&mut state).is_err() {
+            return Err(job);
         }
         state.queue.push_back(job);
         self.shared.wake.notify_one();
@@ -97,11 +101,39 @@ impl Pool {
     }
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // Not waited for: this may be one of its threads, in its last job.
+        self.shared.state.lock().closed = true;
+        self.shared.wake.notify_all();
+    }
+}
+
 impl Shared {
-    fn work(&self) {
+    fn add_thread(self: &Arc<Self>, state: &mut State) -> std::io::Result<()> {
+        let shared = Arc::clone(self);
+        let builder = thread::Builder::new().name(self.name.to_owned());
+        let thread = builder.spawn(move || shared.work())?;
+        state.threads.retain(|thread| !thread.is_finished());
+        state.threads.push(thread);
+        state.running += 1;
+        state.starting += 1;
+        Ok(())
+    }
+
+    fn work(self: &Arc<Self>) {
+        if let Some(standing) = self.standing {
+            standing.take();
+        }
         let mut state = self.state.lock();
+        state.starting -= 1;
         loop {
             if let Some(job) = state.queue.pop_front() {
+                let ready = state.idle + state.starting;
+                if !state.closed && ready <= state.queue.len() && state.running < self.threads_max {
+                    // Without another one, those that run get to the rest.
+                    let _ = self.add_thread(&mut state);
+                }
                 drop(state);
                 // The job answers with EIO while it unwinds; the thread goes on.
                 let _ = catch_unwind(AssertUnwindSafe(job));
@@ -111,10 +143,16 @@ impl Shared {
             if state.closed {
                 break;
             }
+            let is_last = state.idle == 0;
             state.idle += 1;
-            let late = self.wake.wait_for(&mut state, Duration::from_secs(IDLE_SECS_MAX));
+            let is_late = if is_last {
+                self.wake.wait(&mut state);
+                false
+            } else {
+                self.wake.wait_for(&mut state, Duration::from_secs(IDLE_SECS_MAX)).timed_out()
+            };
             state.idle -= 1;
-            if late.timed_out() && state.queue.is_empty() {
+            if is_late && state.queue.is_empty() && state.idle > 0 {
                 break;
             }
         }
@@ -125,6 +163,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::{Class, Cores};
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
 
@@ -161,6 +200,33 @@ mod tests {
         received.recv_timeout(Duration::from_secs(10)).unwrap();
         pool.close();
         assert_eq!(done.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn threads_are_scheduled_like_the_pools_maker_whoever_submits() {
+        let maker = Standing::current().unwrap();
+        let core = maker.cores.iter().next().and_then(Cores::only).unwrap();
+        let low = Standing { class: Class::IDLE, cores: core };
+        let pool = Pool::new("test", 8, 8);
+        let barrier = Arc::new(std::sync::Barrier::new(4));
+        let (tell, told) = mpsc::channel();
+        let submit = || {
+            low.take();
+            assert_eq!(Standing::current().unwrap(), low);
+            for _ in 0..4 {
+                let (barrier, tell) = (Arc::clone(&barrier), tell.clone());
+                let job = Box::new(move || {
+                    barrier.wait();
+                    tell.send(Standing::current().unwrap()).unwrap();
+                });
+                assert!(pool.submit(job).is_ok());
+            }
+        };
+        thread::scope(|scope| scope.spawn(submit).join().unwrap());
+        for _ in 0..4 {
+            assert_eq!(told.recv_timeout(Duration::from_secs(60)).unwrap(), maker);
+        }
+        pool.close();
     }
 
     #[test]

@@ -7,12 +7,12 @@
 //! not in the workspace.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::UNIX_EPOCH;
 
-use fuser::{FileAttr, FileType, INodeNo};
+use super::convert::bare_attr;
+use crate::types::{Attr, Ino, Kind};
 
 /// An inode number that no file has: numbers are given from 2 up.
-const INO: INodeNo = INodeNo(u64::MAX - 1);
+pub(super) const INO: Ino = Ino(u64::MAX - 1);
 
 /// The passing file.
 #[derive(Debug)]
@@ -37,38 +37,22 @@ impl Prime {
     }
 
     /// The file's attributes if this looks it up.
-    pub(super) fn looked_up(&self, parent: INodeNo, name: &[u8]) -> Option<FileAttr> {
+    pub(super) fn looked_up(&self, parent: Ino, name: &[u8]) -> Option<Attr> {
         let matches = self.is_shown.load(Ordering::Acquire)
-            && parent == INodeNo::ROOT
+            && parent == Ino::ROOT
             && name == self.name.as_bytes();
         matches.then(attr)
     }
 
     /// The file's attributes if it has this number. The kernel may hold the inode for long
     /// after the name is gone.
-    pub(super) fn attr_of(ino: INodeNo) -> Option<FileAttr> {
+    pub(super) fn attr_of(ino: Ino) -> Option<Attr> {
         (ino == INO).then(attr)
     }
 }
 
-fn attr() -> FileAttr {
-    FileAttr {
-        ino: INO,
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind: FileType::RegularFile,
-        perm: 0o444,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
-    }
+fn attr() -> Attr {
+    Attr { mode: 0o444, ..bare_attr(Kind::File) }
 }
 
 #[cfg(test)]
@@ -79,12 +63,12 @@ mod tests {
     fn the_file_is_seen_in_the_root_until_it_is_hidden() {
         let prime = Prime::new(7);
         let name = prime.name().to_owned();
-        assert!(prime.looked_up(INodeNo::ROOT, name.as_bytes()).is_some());
-        assert!(prime.looked_up(INodeNo(2), name.as_bytes()).is_none());
-        assert!(prime.looked_up(INodeNo::ROOT, b"x").is_none());
+        assert!(prime.looked_up(Ino::ROOT, name.as_bytes()).is_some());
+        assert!(prime.looked_up(Ino(2), name.as_bytes()).is_none());
+        assert!(prime.looked_up(Ino::ROOT, b"x").is_none());
         prime.hide();
-        assert!(prime.looked_up(INodeNo::ROOT, name.as_bytes()).is_none());
+        assert!(prime.looked_up(Ino::ROOT, name.as_bytes()).is_none());
         assert!(Prime::attr_of(INO).is_some(), "the kernel may still ask");
-        assert!(Prime::attr_of(INodeNo(1)).is_none());
+        assert!(Prime::attr_of(Ino(1)).is_none());
     }
 }

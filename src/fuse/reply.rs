@@ -1,30 +1,26 @@
-//! From our values to fuser's: attributes, kinds, errors.
+//! fuser's replies as answers, and from our values to fuser's: attributes, kinds.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use fuser::{
-    Errno, FileAttr, FileType, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Errno, FileAttr, FileHandle, FileType, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 
-use crate::fs::FsError;
+use super::answer::{
+    Answer, AnswerAttr, AnswerCreated, AnswerData, AnswerEmpty, AnswerEntry, AnswerListing,
+    AnswerListingPlus, AnswerOffset, AnswerStatFs, AnswerWritten, AnswerXattr, CREATED_FLAGS,
+    FOREVER,
+};
+use super::convert::{BLOCK_BYTES, sectors};
+use crate::fs::{DirEntry, StatFs};
 use crate::types::{Attr, Ino, Kind};
 
-/// How long the kernel may believe a name or attributes: for ever, because nobody else changes
-/// them. (The kernel clamps it; about 136 years.)
-pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
-
-/// Preferred I/O size, bytes: what `stat` tells and what C programs take for their buffers.
-const BLOCK_BYTES: u32 = 4096;
-
-/// Unit of `st_blocks`, bytes.
-const SECTOR_BYTES: u64 = 512;
-
-/// A request's open answer. Exactly one is sent: by the caller, or as `EIO` when it is dropped.
-pub(super) trait Answer: Send + 'static {
-    /// Answers with an error.
-    fn fail(self, errno: Errno);
-}
+/// Inode numbers are never used twice, so all are of the first generation.
+const GENERATION: Generation = Generation(0);
 
 macro_rules! answers {
     ($($reply:ty),*) => {
@@ -44,23 +40,114 @@ answers!(
     ReplyDirectoryPlus,
     ReplyEmpty,
     ReplyEntry,
+    ReplyIoctl,
     ReplyLseek,
+    ReplyOpen,
     ReplyStatfs,
     ReplyWrite,
     ReplyXattr
 );
 
-/// The errno that a failed operation is answered with.
-pub(super) fn errno(error: &FsError) -> Errno {
-    Errno::from_i32(error.errno())
+impl AnswerEmpty for ReplyEmpty {
+    fn done(self) {
+        self.ok();
+    }
+}
+
+impl AnswerEntry for ReplyEntry {
+    fn entry(self, ttl: Duration, ino: Ino, attr: &Attr) {
+        ReplyEntry::entry(self, &ttl, &file_attr(ino, attr), GENERATION);
+    }
+}
+
+impl AnswerAttr for ReplyAttr {
+    fn attr(self, ttl: Duration, ino: Ino, attr: &Attr) {
+        ReplyAttr::attr(self, &ttl, &file_attr(ino, attr));
+    }
+}
+
+impl AnswerCreated for ReplyCreate {
+    fn created(self, ino: Ino, attr: &Attr) {
+        let attr = file_attr(ino, attr);
+        ReplyCreate::created(self, &FOREVER, &attr, GENERATION, FileHandle(0), CREATED_FLAGS);
+    }
+}
+
+impl AnswerData for ReplyData {
+    fn data(self, bytes: Vec<u8>) {
+        ReplyData::data(self, &bytes);
+    }
+}
+
+impl AnswerWritten for ReplyWrite {
+    fn written(self, bytes: u32) {
+        ReplyWrite::written(self, bytes);
+    }
+}
+
+impl AnswerOffset for ReplyLseek {
+    fn offset(self, offset: i64) {
+        ReplyLseek::offset(self, offset);
+    }
+}
+
+impl AnswerStatFs for ReplyStatfs {
+    fn statfs(self, stat: &StatFs) {
+        ReplyStatfs::statfs(
+            self,
+            stat.blocks,
+            stat.blocks_free,
+            stat.blocks_free,
+            stat.inodes,
+            stat.inodes_free,
+            stat.block_bytes,
+            stat.name_len_max,
+            stat.block_bytes,
+        );
+    }
+}
+
+impl AnswerXattr for ReplyXattr {
+    fn len(self, bytes: u32) {
+        self.size(bytes);
+    }
+
+    fn value(self, value: &[u8]) {
+        self.data(value);
+    }
+}
+
+impl AnswerListing for ReplyDirectory {
+    fn add(&mut self, entry: &DirEntry<'_>) -> bool {
+        let name = OsStr::from_bytes(entry.name);
+        let ino = INodeNo(entry.ino.0);
+        ReplyDirectory::add(self, ino, entry.cookie, file_type(entry.kind), name)
+    }
+
+    fn listed(self) {
+        self.ok();
+    }
+}
+
+impl AnswerListingPlus for ReplyDirectoryPlus {
+    fn add(&mut self, entry: &DirEntry<'_>, attr: &Attr) -> bool {
+        let name = OsStr::from_bytes(entry.name);
+        let attr = file_attr(entry.ino, attr);
+        let ino = INodeNo(entry.ino.0);
+        ReplyDirectoryPlus::add(self, ino, entry.cookie, name, &FOREVER, &attr, GENERATION)
+    }
+
+    fn listed(self) {
+        self.ok();
+    }
 }
 
 /// Attributes as fuser wants them.
-pub(super) fn file_attr(ino: Ino, attr: &Attr) -> FileAttr {
+fn file_attr(ino: Ino, attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(ino.0),
         size: attr.size,
-        blocks: attr.allocated.div_ceil(SECTOR_BYTES),
+        blocks: sectors(attr),
         atime: attr.atime.into(),
         mtime: attr.mtime.into(),
         ctime: attr.ctime.into(),
@@ -77,35 +164,8 @@ pub(super) fn file_attr(ino: Ino, attr: &Attr) -> FileAttr {
     }
 }
 
-/// Attributes of which only the inode and the kind matter: `.` and `..` in a listing.
-pub(super) fn bare_attr(ino: Ino, kind: Kind) -> FileAttr {
-    let zero = std::time::UNIX_EPOCH;
-    FileAttr {
-        ino: INodeNo(ino.0),
-        size: 0,
-        blocks: 0,
-        atime: zero,
-        mtime: zero,
-        ctime: zero,
-        crtime: zero,
-        kind: file_type(kind),
-        perm: 0,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: BLOCK_BYTES,
-        flags: 0,
-    }
-}
-
-/// The answer to a lookup that says "no such name": inode 0.
-pub(super) fn absent() -> FileAttr {
-    bare_attr(Ino(0), Kind::File)
-}
-
 /// The kind as fuser names it.
-pub(super) fn file_type(kind: Kind) -> FileType {
+fn file_type(kind: Kind) -> FileType {
     match kind {
         Kind::File => FileType::RegularFile,
         Kind::Directory => FileType::Directory,
@@ -115,21 +175,6 @@ pub(super) fn file_type(kind: Kind) -> FileType {
         Kind::CharDevice => FileType::CharDevice,
         Kind::BlockDevice => FileType::BlockDevice,
     }
-}
-
-/// The kind in a `mode_t`, if it is one.
-pub(super) fn kind_of(mode: u32) -> Option<Kind> {
-    Some(match mode & libc::S_IFMT {
-        // mknod(2): no type means a regular file.
-        0 | libc::S_IFREG => Kind::File,
-        libc::S_IFDIR => Kind::Directory,
-        libc::S_IFLNK => Kind::Symlink,
-        libc::S_IFIFO => Kind::Fifo,
-        libc::S_IFSOCK => Kind::Socket,
-        libc::S_IFCHR => Kind::CharDevice,
-        libc::S_IFBLK => Kind::BlockDevice,
-        _ => return None,
-    })
 }
 
 #[cfg(test)]
@@ -160,22 +205,5 @@ mod tests {
         assert_eq!(shown.blocks, 2, "a part of a block is a block");
         assert_eq!(Time::from(shown.atime), attr.atime);
         assert_eq!(Time::from(shown.mtime), attr.mtime);
-    }
-
-    #[test]
-    fn every_kind_is_found_in_its_mode() {
-        let kinds = [
-            (libc::S_IFREG, Kind::File),
-            (libc::S_IFDIR, Kind::Directory),
-            (libc::S_IFLNK, Kind::Symlink),
-            (libc::S_IFIFO, Kind::Fifo),
-            (libc::S_IFSOCK, Kind::Socket),
-            (libc::S_IFCHR, Kind::CharDevice),
-            (libc::S_IFBLK, Kind::BlockDevice),
-        ];
-        for (bits, kind) in kinds {
-            assert_eq!(kind_of(bits | 0o644), Some(kind));
-        }
-        assert_eq!(kind_of(0o170_000), None);
     }
 }

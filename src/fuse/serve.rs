@@ -4,14 +4,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{Errno, INodeNo, Request};
+use fuser::Errno;
 
+use super::answer::Answer;
+use super::convert::errno;
 use super::count::Opcode;
 use super::flight::{Request as InFlightRequest, Ticket, WaitsFor};
+use super::killed::{Callers, Held};
 use super::mount::Parts;
 use super::options::MountOptions;
 use super::pool::{Job, Pool};
-use super::reply::{Answer, errno};
 use crate::chunks::Fetch;
 use crate::fs::{Caller, Filesystem, FsError};
 use crate::types::Ino;
@@ -22,27 +24,31 @@ const DISK_THREADS_MAX: usize = 32;
 /// Tries of a waiting operation whose content was evicted again between fetch and use.
 const WAITING_TRIES_MAX: u32 = 16;
 
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin {
+    /// The request's number.
+    pub(super) unique: u64,
+    /// The caller's user.
+    pub(super) uid: u32,
+    /// The caller's group.
+    pub(super) gid: u32,
+    /// The caller's thread; 0 if it can't be seen from here.
+    pub(super) pid: u32,
+}
+
 /// Who asks for what.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call {
     pub(super) opcode: Opcode,
     pub(super) ino: Ino,
-    unique: u64,
-    uid: u32,
-    gid: u32,
+    origin: Origin,
     umask: u32,
 }
 
 impl Call {
-    pub(super) fn new(request: &Request, opcode: Opcode, ino: INodeNo) -> Call {
-        Call {
-            opcode,
-            ino: Ino(ino.0),
-            unique: request.unique().0,
-            uid: request.uid(),
-            gid: request.gid(),
-            umask: 0,
-        }
+    pub(super) fn new(origin: Origin, opcode: Opcode, ino: Ino) -> Call {
+        Call { opcode, ino, origin, umask: 0 }
     }
 
     /// With the permission bits that a new file does not get.
@@ -51,7 +57,7 @@ impl Call {
     }
 
     fn caller(&self, fetch: Fetch) -> Caller {
-        Caller { uid: self.uid, gid: self.gid, umask: self.umask, fetch }
+        Caller { uid: self.origin.uid, gid: self.origin.gid, umask: self.umask, fetch }
     }
 }
 
@@ -61,6 +67,7 @@ pub(super) struct Server {
     fs: Arc<Filesystem>,
     parts: Parts,
     pools: Arc<Pools>,
+    callers: Arc<Callers>,
     deadline: Duration,
 }
 
@@ -78,7 +85,13 @@ impl Server {
             disk: Pool::new("dormouse-disk", DISK_THREADS_MAX, queue_max),
             store: Pool::new("dormouse-store", options.waiting_threads_max, queue_max),
         };
-        Server { fs, parts, pools: Arc::new(pools), deadline: options.deadline }
+        Server {
+            fs,
+            parts,
+            pools: Arc::new(pools),
+            callers: Arc::default(),
+            deadline: options.deadline,
+        }
     }
 
     /// Waits for the operations that wait, and answers those that did not begin.
@@ -87,8 +100,9 @@ impl Server {
         self.pools.store.close();
     }
 
-    /// Counts a request that is answered without the filesystem.
+    /// Counts a request, in the thread that reads requests.
     pub(super) fn count(&self, opcode: Opcode) {
+        self.parts.governor.enlist();
         self.parts.counters.add(opcode);
     }
 
@@ -112,6 +126,33 @@ impl Server {
     ) {
         let ticket = self.begin(&call, WaitsFor::Nothing);
         self.guarded(call, || self.run_local(call, ticket, answer, run, finish));
+    }
+
+    /// Like `serve`, for an operation that leaves nothing behind: if its caller is killed while
+    /// it waits for the store, it is answered at once.
+    pub(super) fn serve_look<A: Answer, T>(
+        &self,
+        call: Call,
+        answer: A,
+        run: impl Fn(&Filesystem, &Caller) -> Result<T, FsError> + Send + 'static,
+        finish: impl FnOnce(T, A) + Clone + Send + 'static,
+    ) {
+        let local = |fs: &Filesystem, caller: &Caller| run(fs, caller);
+        let waiting = self.serve_borrowed(call, answer, local, finish.clone());
+        let Some((ticket, answer)) = waiting else { return };
+        let Origin { unique, pid, .. } = call.origin;
+        let held = self.callers.hold(unique, pid, answer);
+        let callers = Arc::clone(&self.callers);
+        let run = move |fs: &Filesystem, caller: &Caller, _: &mut Held<A>| {
+            callers.watch();
+            run(fs, caller)
+        };
+        let finish = move |value, held: Held<A>| {
+            if let Some(answer) = held.take() {
+                finish(value, answer);
+            }
+        };
+        self.hand_over(call, ticket, held, run, finish);
     }
 
     /// Like `serve`, on a thread that may wait for the local disk: for what ends in a sync.
@@ -220,10 +261,10 @@ impl Server {
 
     /// Counts a request and enters it into the table.
     fn begin(&self, call: &Call, waits_for: WaitsFor) -> Ticket {
-        self.parts.counters.add(call.opcode);
+        self.count(call.opcode);
         let arrived = self.parts.clock.monotonic();
         let request = InFlightRequest { opcode: call.opcode, ino: call.ino, waits_for, arrived };
-        self.parts.in_flight.enter(call.unique, request)
+        self.parts.in_flight.enter(call.origin.unique, request)
     }
 
     /// Runs `work`; a panic drops the answer in it, which sends `EIO`, and is logged.

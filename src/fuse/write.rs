@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use fuser::ReplyWrite;
-
+use super::answer::AnswerWritten;
 use super::news::News;
 use super::serve::{Call, Server};
 use crate::fs::{Caller, Filesystem, FsError};
@@ -32,25 +31,25 @@ pub(super) struct Written {
 
 impl Write {
     /// Serves the write: its bytes are copied only if it must wait.
-    pub(super) fn serve(
+    pub(super) fn serve<A: AnswerWritten>(
         self,
         server: &Server,
         news: &Arc<News>,
         call: Call,
-        (data, reply): (&[u8], ReplyWrite),
+        (data, answer): (&[u8], A),
     ) {
         let news = Arc::clone(news);
-        let finish = move |written, reply| self.finish(&news, written, reply);
+        let finish = move |written, answer: A| self.finish(&news, written, answer);
         let copied = || {
             let data = data.to_owned();
-            move |fs: &Filesystem, caller: &Caller, _: &mut ReplyWrite| self.run(fs, caller, &data)
+            move |fs: &Filesystem, caller: &Caller, _: &mut A| self.run(fs, caller, &data)
         };
         if self.is_sync {
-            return server.serve_on_disk(call, reply, copied(), finish);
+            return server.serve_on_disk(call, answer, copied(), finish);
         }
         let run = |fs: &Filesystem, caller: &Caller| self.run(fs, caller, data);
-        if let Some((ticket, reply)) = server.serve_borrowed(call, reply, run, finish.clone()) {
-            server.hand_over(call, ticket, reply, copied(), finish);
+        if let Some((ticket, answer)) = server.serve_borrowed(call, answer, run, finish.clone()) {
+            server.hand_over(call, ticket, answer, copied(), finish);
         }
     }
 
@@ -65,10 +64,10 @@ impl Write {
     }
 
     /// Answers. The kernel asks for the mode to be changed but goes on believing the old one.
-    fn finish(&self, news: &News, written: Written, reply: ReplyWrite) {
+    fn finish(&self, news: &News, written: Written, answer: impl AnswerWritten) {
         if written.has_taken_privileges {
             news.attributes_changed(self.ino);
         }
-        reply.written(written.bytes);
+        answer.written(written.bytes);
     }
 }

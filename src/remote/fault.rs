@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::counting::Op;
 use super::jitter::Jitter;
@@ -24,6 +25,8 @@ pub enum Fault {
     Answer(RemoteError),
     /// It takes this much longer.
     Latency(Duration),
+    /// It waits until the store is healed, and is done then.
+    Hold,
     /// It is never answered and not applied.
     Hang,
     /// It is applied and never answered.
@@ -74,6 +77,8 @@ pub struct FaultStore {
     /// Of 1,000 requests so many fail at random.
     random_per_mille: AtomicU64,
     injected: AtomicU64,
+    /// Counts the heals, for those that wait for one.
+    heals: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -95,6 +100,7 @@ impl FaultStore {
             random: Jitter::new(seed),
             random_per_mille: AtomicU64::new(0),
             injected: AtomicU64::new(0),
+            heals: watch::Sender::new(0),
         })
     }
 
@@ -108,6 +114,7 @@ impl FaultStore {
         self.rules.lock().clear();
         self.set_random(0);
         self.set_outage(false);
+        self.heals.send_modify(|heals| *heals += 1);
     }
 
     /// While on, every request fails before the store sees it.
@@ -152,6 +159,12 @@ impl FaultStore {
         chosen
     }
 
+    /// Whether a rule still holds requests of this key.
+    fn is_held(&self, key: &str) -> bool {
+        let rules = self.rules.lock();
+        rules.iter().any(|rule| rule.fault == Fault::Hold && key.contains(rule.when.key.as_str()))
+    }
+
     fn at_random(&self) -> Option<Fault> {
         let per_mille = self.random_per_mille.load(Relaxed);
         if per_mille == 0 || self.random.number() % 1000 >= per_mille {
@@ -175,6 +188,16 @@ impl FaultStore {
             Some(Fault::LostAnswer) => request.await.and(Err(lost)),
             Some(Fault::Latency(time)) => {
                 tokio::time::sleep(time).await;
+                request.await
+            }
+            Some(Fault::Hold) => {
+                // From when the rule was met: a heal since then has emptied the rules before it
+                // counted itself.
+                let mut heals = self.heals.subscribe();
+                if self.is_held(key) {
+                    // The sender is this store's own.
+                    let _ = heals.changed().await;
+                }
                 request.await
             }
             Some(Fault::Hang) => std::future::pending().await,

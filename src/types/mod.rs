@@ -1,4 +1,4 @@
-//! The vocabulary: ids, names, attributes, time. Imports nothing of ours.
+//! The vocabulary: ids, names, attributes, time, threads. Imports nothing of ours.
 //!
 //! Everything here is a plain value. A value that exists is valid: parsing and range checks are
 //! in the constructors, and the layers above trust them.
@@ -7,8 +7,10 @@ mod attr;
 mod clock;
 mod id;
 mod name;
+mod standing;
 
 pub use attr::{Attr, Kind, Time};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use id::{CacheId, ChunkId, Epoch, IdError, Ino, NodeId, PackId, SnapshotId};
 pub use name::{NAME_LEN_MAX, Name, NameError, WorkspaceName, WorkspaceNameError};
+pub use standing::{Class, Cores, Standing, ThreadId};

@@ -10,7 +10,7 @@ use crate::chunks::Fetch;
 use crate::format::{SnapshotRef, head_key};
 use crate::fs::Reclaim;
 use crate::remote::RemoteError;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 
 use super::WorkspaceError;
 use super::active::{Active, Fenced};
@@ -27,7 +27,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 /// After the mount, when the store is asked whether it still honours conditions.
 const CONDITIONS_AFTER: Duration = Duration::from_secs(3);
 
-/// Niceness of the settling thread: it yields to the sandbox's own work.
+/// Niceness of the threads that settle and make checkpoints: they yield to the sandbox's own work.
 const SETTLE_NICE: i32 = 10;
 
 /// Longest sleep that a write pays when too much waits for the store.
@@ -36,6 +36,7 @@ const DELAY_MAX: Duration = Duration::from_millis(100);
 /// The threads of a mount. Dropping it stops and joins them.
 #[derive(Debug)]
 pub struct Threads {
+    active: Arc<Active>,
     stop: Option<Sender<()>>,
     handles: Vec<std::thread::JoinHandle<()>>,
 }
@@ -65,7 +66,8 @@ impl Threads {
     /// Starts the threads of a mount.
     pub fn start(active: &Arc<Active>) -> std::io::Result<Threads> {
         let (stop, stopped) = bounded(0);
-        let mut threads = Threads { stop: Some(stop), handles: Vec::new() };
+        let active_too = Arc::clone(active);
+        let mut threads = Threads { active: active_too, stop: Some(stop), handles: Vec::new() };
         if active.options.upkeep.hot_bytes_max > 0 {
             threads.spawn("warm", &stopped, active, |_, active| active.warm())?;
         }
@@ -94,6 +96,7 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.stop = None;
+        self.active.fs.wake_room_maker();
         for handle in self.handles.drain(..) {
             if handle.join().is_err() {
                 tracing::error!("a background thread panicked");
@@ -109,9 +112,24 @@ fn tick(stopped: &Receiver<()>) -> bool {
 
 fn settle_loop(stopped: &Receiver<()>, active: &Active) {
     lower_priority();
+    active.fs.serve_room(true);
+    settle_until(stopped, active);
+    active.fs.serve_room(false);
+}
+
+fn settle_until(stopped: &Receiver<()>, active: &Active) {
     let mut backoff = Backoff::default();
-    while tick(stopped) {
+    loop {
+        let wanted = active.fs.wait_for_room_wanted(TICK);
+        if stopped.try_recv() == Err(TryRecvError::Disconnected) {
+            return;
+        }
         let now = active.clock.monotonic();
+        if wanted || active.fs.is_room_stuck() && backoff.is_due(now) {
+            let failed = !active.make_room();
+            backoff.note(failed, active.clock.monotonic());
+            continue;
+        }
         if active.check_writable().is_err() || !backoff.is_due(now) {
             continue;
         }
@@ -127,6 +145,7 @@ fn settle_loop(stopped: &Receiver<()>, active: &Active) {
 }
 
 fn checkpoint_loop(stopped: &Receiver<()>, active: &Active) {
+    lower_priority();
     let mut backoff = Backoff::default();
     while tick(stopped) {
         let now = active.clock.monotonic();
@@ -167,12 +186,12 @@ fn watch_loop(stopped: &Receiver<()>, active: &Active) {
     }
 }
 
-/// Lets everything else on this machine go first.
+/// Lets the sandbox's own work go first.
 fn lower_priority() {
     // SAFETY: a system call without pointers; 0 means the calling thread.
     let failed = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, SETTLE_NICE) } != 0;
     if failed {
-        tracing::debug!("the settling thread keeps its priority");
+        tracing::debug!("a background thread keeps its priority");
     }
 }
 
@@ -216,7 +235,8 @@ impl Active {
     }
 
     /// Slows or stops writers when too much waits for the store: from three quarters of the cap on
-    /// each write sleeps a little, over the cap writes fail with `ENOSPC`.
+    /// each write sleeps a little, over the cap writes wait for room, and
+    /// fail with `ENOSPC` where none can be made.
     pub fn throttle(&self) {
         let max = self.options.upkeep.unsynced_bytes_max;
         if max == 0 {
@@ -229,6 +249,12 @@ impl Active {
         let delay = DELAY_MAX.mul_f64(share.clamp(0.0, 1.0));
         self.fs.set_admission(delay, bytes >= max);
         self.tally.lock().throttled = bytes > soft;
+    }
+
+    /// Whether as much waits for the store as may.
+    pub fn is_over_cap(&self) -> bool {
+        let max = self.options.upkeep.unsynced_bytes_max;
+        max > 0 && self.unsynced_bytes().0 >= max
     }
 
     /// Puts the head again under the condition that the acquisition made stale. The store must
@@ -252,6 +278,19 @@ impl Active {
             }
             Err(_) => false,
         }
+    }
+
+    /// A pass of making room for those who wait for it; false: it got nowhere.
+    fn make_room(&self) -> bool {
+        let mut got_anywhere = false;
+        self.fs.make_room(|| {
+            got_anywhere = self.drain(self.fetch()).unwrap_or_else(|error| {
+                tracing::warn!(%error, "no room could be made; writes that need it are refused");
+                false
+            });
+            got_anywhere
+        });
+        got_anywhere
     }
 
     /// Begins to fetch what was first read after the last resume, as the snapshot tells it.

@@ -216,7 +216,7 @@ impl From<FsError> for WorkspaceError {
             FsError::Chunk(error) => error.into(),
             FsError::Tree(error) => error.into(),
             FsError::Local(error) => error.into(),
-            FsError::NoSpace => LocalError::Full.into(),
+            FsError::NoSpace | FsError::DiskFull => LocalError::Full.into(),
             error => damaged("filesystem", &error),
         }
     }

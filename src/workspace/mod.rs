@@ -38,7 +38,9 @@ pub use error::WorkspaceError;
 pub use options::{ResumeOptions, Upkeep};
 pub use progress::{Phase, Progress, ProgressView};
 pub use receipt::{Receipt, StoreCounts};
-pub use status::{ChunkCounts, LeaseStatus, LocalStatus, SealCounts, Status, Unsynced};
+pub use status::{
+    AheadCounts, ChunkCounts, LeaseStatus, LocalStatus, SealCounts, Status, Unsynced,
+};
 pub use store::{SnapshotInfo, Store, WorkspaceInfo};
 
 use active::Active;
@@ -46,7 +48,7 @@ use background::Threads;
 use seal::Reason;
 use settle::Which;
 
-use crate::fs::{Filesystem, Reclaim};
+use crate::fs::Filesystem;
 use crate::remote::Remote;
 use crate::types::Clock;
 
@@ -190,13 +192,9 @@ impl Workspace {
     fn hibernate_once(&self) -> Result<Receipt, WorkspaceError> {
         let active = &self.active;
         active.check_writable()?;
-        if active.fs.orphan_count() > 0 {
-            // Files that are open but unlinked end now. Not before the store has all the rest:
-            // if it is away, their owners go on.
-            active.seal(Reason::Checkpoint)?;
-        }
         active.fs.freeze();
-        active.fs.reclaim_orphans(Reclaim::All, active.fetch())?;
+        // Files that are open but unlinked end with it, and only when the head was moved: if the
+        // store is away, their owners go on.
         active.seal(Reason::Hibernate)
     }
 

@@ -59,7 +59,8 @@ pub struct Upkeep {
     /// Whether all metadata is fetched in the background after a resume.
     pub prefetch: bool,
     /// Bytes of the hot set (what was first read after the resume before) that are fetched in the
-    /// background after the metadata; 0: none, content is fetched when it is first touched.
+    /// background after the metadata, and remembered for the next resume; 0: none, content is
+    /// fetched when it is first touched.
     pub hot_bytes_max: u64,
     /// Written bytes that may wait for the store; writers are slowed near it. Zero: no cap.
     pub unsynced_bytes_max: u64,
@@ -104,7 +105,7 @@ impl Default for Upkeep {
             settle_cpu_percent: 50,
             unsynced_age_max: Duration::from_secs(300),
             prefetch: true,
-            hot_bytes_max: 0,
+            hot_bytes_max: 64 << 20,
             unsynced_bytes_max: 0,
         }
     }

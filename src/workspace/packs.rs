@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::chunks::{Fetch, FinishedTree};
+use crate::chunks::{ClosedTree, Fetch};
 use crate::format::{NodeRef, PackInfo};
 use crate::remote::Durable;
-use crate::tree::Tree;
+use crate::tree::{Tree, TreeError};
 use crate::types::PackId;
 
 use super::WorkspaceError;
@@ -20,6 +20,15 @@ const SMALL_PACK_BYTES: u64 = 1 << 20;
 
 /// Packs that a tree may have beyond one per MiB.
 const PACKS_EXTRA_MAX: u64 = 4;
+
+/// A tree whose nodes are stored or on their way to the store.
+#[derive(Debug)]
+pub struct TreeOnItsWay {
+    root: Option<NodeRef>,
+    packs: Vec<PackInfo>,
+    uploads: Vec<ClosedTree>,
+    leaves_written: u64,
+}
 
 /// A tree whose every node is stored.
 #[derive(Debug)]
@@ -40,32 +49,34 @@ pub fn info(pack: &Durable<PackId>) -> PackInfo {
 }
 
 impl Active {
-    /// Merges `changes` into `base`, whose packs are `listed`. None if nothing changes.
+    /// Merges `changes` into `base`, whose packs are `listed`. None if nothing changes. Begins
+    /// the uploads of its packs, several at once, and waits for none of them: what the changes
+    /// refer to travels at the same time.
     pub fn write_tree(
         &self,
         base: &Tree,
         listed: Vec<PackInfo>,
         mut changes: NewRecords<'_, '_>,
         fetch: Fetch,
-    ) -> Result<Option<NewTree>, WorkspaceError> {
+    ) -> Result<Option<TreeOnItsWay>, WorkspaceError> {
         let mut writer = self.chunks.tree_writer();
         let merged = base.merge(&mut changes, &mut writer, fetch)?;
         if merged.root == base.root() {
             return Ok(None);
         }
-        let finished = writer.finish()?;
-        let mut new = NewTree {
-            root: merged.root.map(|root| finished.resolve(root)),
+        let closed = writer.close()?;
+        let mut new = TreeOnItsWay {
+            root: merged.root,
             packs: listed,
-            written: Vec::new(),
+            uploads: Vec::new(),
             leaves_written: merged.leaves_written,
         };
-        new.add(finished);
-        let mut live = self.live_bytes(&new, fetch)?;
+        new.add(closed);
+        let mut live = self.live_bytes(&mut new, fetch)?;
         let poor = poor_packs(&new.packs, &live);
         if !poor.is_empty() {
             self.relocate(&mut new, &poor, fetch)?;
-            live = self.live_bytes(&new, fetch)?;
+            live = self.live_bytes(&mut new, fetch)?;
         }
         new.packs.retain(|pack| live.contains_key(&pack.id));
         Ok(Some(new))
@@ -73,34 +84,60 @@ impl Active {
 
     fn live_bytes(
         &self,
-        new: &NewTree,
+        new: &mut TreeOnItsWay,
         fetch: Fetch,
     ) -> Result<BTreeMap<PackId, u64>, WorkspaceError> {
-        Ok(Tree::new(self.chunks.clone(), new.root).pack_bytes(fetch)?)
+        let tree = Tree::new(self.chunks.clone(), new.root);
+        new.read(|| tree.pack_bytes(fetch))
     }
 
     /// Writes what lives in these packs into new ones.
     fn relocate(
         &self,
-        new: &mut NewTree,
+        new: &mut TreeOnItsWay,
         poor: &HashSet<PackId>,
         fetch: Fetch,
     ) -> Result<(), WorkspaceError> {
-        let mut writer = self.chunks.tree_writer();
-        let moved = Tree::new(self.chunks.clone(), new.root).relocate(poor, &mut writer, fetch)?;
-        let finished = writer.finish()?;
-        new.root = moved.root.map(|root| finished.resolve(root));
-        new.add(finished);
+        let tree = Tree::new(self.chunks.clone(), new.root);
+        let (moved, writer) = new.read(|| {
+            let mut writer = self.chunks.tree_writer();
+            let moved = tree.relocate(poor, &mut writer, fetch)?;
+            Ok((moved, writer))
+        })?;
+        new.root = moved.root;
+        new.add(writer.close()?);
         Ok(())
     }
 }
 
-impl NewTree {
-    fn add(&mut self, finished: FinishedTree) {
-        for (info, pack) in finished.packs {
-            self.packs.push(info);
-            self.written.push(pack);
+impl TreeOnItsWay {
+    /// Takes in the packs of a writer, which wrote the root.
+    fn add(&mut self, closed: ClosedTree) {
+        self.root = self.root.map(|root| closed.resolve(root));
+        self.packs.extend(closed.packs());
+        self.uploads.push(closed);
+    }
+
+    /// Reads nodes of the tree. They are in the local cache; where it has lost some already, they
+    /// are read again when the store has them.
+    fn read<T>(&mut self, read: impl Fn() -> Result<T, TreeError>) -> Result<T, WorkspaceError> {
+        if let Ok(done) = read() {
+            return Ok(done);
         }
+        for upload in &mut self.uploads {
+            upload.wait_for_all()?;
+        }
+        Ok(read()?)
+    }
+
+    /// Waits until the store has acknowledged every pack.
+    pub fn wait(self) -> Result<NewTree, WorkspaceError> {
+        let TreeOnItsWay { root, packs, uploads, leaves_written } = self;
+        let mut written = Vec::new();
+        for upload in uploads {
+            written.extend(upload.wait()?.packs.into_iter().map(|(_, pack)| pack));
+        }
+        Ok(NewTree { root, packs, written, leaves_written })
     }
 }
 

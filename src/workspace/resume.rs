@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 
-use crate::chunks::{Chunks, Fetch};
+use crate::chunks::{ChunkOptions, Chunks, Fetch};
 use crate::format::{
     FORMAT_KEY, Head, Key, KeyParts, Snapshot, SnapshotRef, StoreFormat, Tag, head_key,
 };
@@ -246,7 +246,10 @@ impl Begin<'_> {
             Arc::clone(&local),
             Arc::clone(&self.remote),
             keys.clone(),
-            self.options.chunks.clone(),
+            ChunkOptions {
+                hot_bytes_max: self.options.upkeep.hot_bytes_max,
+                ..self.options.chunks.clone()
+            },
             Arc::clone(&clock),
         );
         chunks.seed_nodes(&start.head.nodes);

@@ -1,8 +1,11 @@
 //! The seal: from a consistent cut of the overlay to a snapshot in the head.
 //!
-//! Order of what becomes durable: data packs, tree packs, the local note that this snapshot may
-//! be in the head, the snapshot, the head. Until the head was moved nothing is taken out of the
-//! overlay, so that a seal that fails anywhere is only repeated.
+//! Order of what becomes durable: data and tree packs, the local note that this snapshot may be in
+//! the head, the snapshot, the head. A pack's name is the hash of its bytes, so the tree can say
+//! where a chunk will be before the store has it: data and tree packs travel at the same time,
+//! and nothing names them before all are acknowledged (and, for a hibernation, asked for once
+//! more). Until the head was moved nothing is taken out of the overlay, so that a seal that fails
+//! anywhere is only repeated.
 //!
 //! The sealed tree has chunks where the overlay still has staged bytes, under other keys perhaps.
 //! So before the head is moved the overlay gets the same extents, or, for a piece that was
@@ -12,21 +15,21 @@
 use std::sync::atomic::Ordering;
 
 use crate::chunks::Fetch;
-use crate::format::{Head, Key, Snapshot, SnapshotRef, encode_extent};
-use crate::fs::{SettledRegion, Stale};
+use crate::format::{Head, Key, PackSlot, Snapshot, SnapshotRef, encode_extent};
+use crate::fs::{Reclaim, SettledRegion, Stale};
 use crate::local::crash_point;
 use crate::namespace::{Base, CutView};
 use crate::remote::{Durable, PutMode};
 use crate::tree::Tree;
-use crate::types::{Ino, PackId, SnapshotId};
+use crate::types::{ChunkId, Ino, PackId, SnapshotId};
 
 use super::active::Active;
-use super::cutter::{Cutter, Drafts};
+use super::cutter::{Cutter, Draft, Drafts};
 use super::head::NextHead;
 use super::inline::Inline;
-use super::packs::NewTree;
+use super::packs::{NewTree, TreeOnItsWay};
 use super::settle::{Settling, Which, read_extents};
-use super::stream::{Change, NewRecords, staged_pieces};
+use super::stream::{Change, NewRecords, removals, staged_pieces};
 use super::{Phase, Receipt, StoreCounts, WorkspaceError};
 
 /// Why a seal is made.
@@ -89,8 +92,14 @@ impl Active {
         let fetch = self.fetch();
         self.progress.begin(self.unsynced_bytes().0);
         let cut_at = self.clock.monotonic();
-        let sealed = if self.has_changes()? {
-            self.settle(settling, Which::All, fetch)?;
+        // An orphan that an earlier checkpoint sealed is in the base only.
+        let ends_orphans = reason == Reason::Hibernate && self.fs.orphan_count() > 0;
+        let sealed = if self.has_changes()? || ends_orphans {
+            let which = match reason {
+                Reason::Checkpoint => Which::All,
+                Reason::Hibernate => Which::AllAtOnce,
+            };
+            self.settle(settling, which, fetch)?;
             let cut = |view: &CutView<'_>| self.seal_cut(view, settling, reason, fetch);
             self.namespace.with_cut(cut)??
         } else {
@@ -124,29 +133,35 @@ impl Active {
         crash_point("seal.cut");
         let drafts = self.draft_cut(view, settling, fetch)?;
         self.progress.phase(Phase::Uploading);
+        self.chunks.close_pack()?;
+        let mut edits = draft_edits(&drafts, |id| self.chunks.place_of(id))?;
+        if reason == Reason::Hibernate {
+            edits.extend(removals(view, fetch)?);
+            edits.sort_by(|(one, _), (other, _)| one.cmp(other));
+        }
+        let listed = self.mount.lock().base_packs.clone();
+        let changes = NewRecords::new(view, edits);
+        let tree = self.write_tree(&view.base().tree, listed, changes, fetch)?;
+        crash_point("seal.tree");
         let go_on = || self.progress.check().is_ok();
         let stored = self.chunks.flush_while(&go_on)?;
         self.progress.add_packs(stored.len() as u64);
         self.mount.lock().unlisted.extend(stored);
         self.progress.check()?;
+        self.progress.phase(Phase::Tree);
+        let tree = tree.map(TreeOnItsWay::wait).transpose()?;
+        self.progress.add_packs(tree.as_ref().map_or(0, |tree| tree.written.len() as u64));
         crash_point("seal.flushed");
         if reason == Reason::Hibernate {
             // While the overlay still leads to the journal, which has the bytes of these packs.
             self.progress.phase(Phase::Confirming);
-            let data_packs = self.mount.lock().unlisted.clone();
-            self.confirm(&data_packs)?;
+            let mut packs = self.mount.lock().unlisted.clone();
+            packs.extend(tree.iter().flat_map(|tree| tree.written.iter().cloned()));
+            self.confirm(&packs)?;
         }
-        let edits = self.exchange(&drafts, fetch)?;
+        self.exchange(&drafts, fetch)?;
         crash_point("seal.exchanged");
-        self.progress.phase(Phase::Tree);
-        let base = view.base();
-        let listed = self.mount.lock().base_packs.clone();
-        let changes = NewRecords::new(view, edits);
-        let Some(tree) = self.write_tree(&base.tree, listed, changes, fetch)? else {
-            return Ok(None);
-        };
-        self.progress.add_packs(tree.written.len() as u64);
-        crash_point("seal.tree");
+        let Some(tree) = tree else { return Ok(None) };
         let counters = view.counters()?;
         let (inodes, bytes) = (counters.inodes, counters.bytes);
         Ok(Some(Sealed { tree, next_ino: view.next_ino(), inodes, bytes }))
@@ -180,26 +195,19 @@ impl Active {
         Ok(drafts)
     }
 
-    /// Exchanges the extents of these pieces in the live overlay (or shadows them, see above),
-    /// and gives the changes that the sealed tree gets, in key order.
-    fn exchange(&self, drafts: &Drafts, fetch: Fetch) -> Result<Vec<Change>, WorkspaceError> {
-        let mut edits = Vec::new();
+    /// Exchanges the extents of these pieces, whose chunks are stored, in the live overlay (or
+    /// shadows them, see above).
+    fn exchange(&self, drafts: &Drafts, fetch: Fetch) -> Result<(), WorkspaceError> {
         let mut of_file: (Ino, Vec<SettledRegion>) = (Ino::META, Vec::new());
         for ((ino, from), draft) in drafts {
-            let region = draft.region(*from, |id| self.chunks.slot_of(id));
-            let region = region.ok_or_else(|| WorkspaceError::Corrupt {
-                what: format!("inode {ino}"),
-                cause: String::from("a chunk that was stored has no place"),
-            })?;
-            push_edits(&mut edits, *ino, &region);
+            let region = region(*ino, *from, draft, |id| self.chunks.slot_of(id))?;
             if *ino != of_file.0 {
                 self.exchange_file(&of_file, fetch)?;
                 of_file = (*ino, Vec::new());
             }
             of_file.1.push(region);
         }
-        self.exchange_file(&of_file, fetch)?;
-        Ok(edits)
+        self.exchange_file(&of_file, fetch)
     }
 
     fn exchange_file(
@@ -221,10 +229,6 @@ impl Active {
         fetch: Fetch,
     ) -> Result<Receipt, WorkspaceError> {
         let data_packs = self.mount.lock().unlisted.clone();
-        if reason == Reason::Hibernate {
-            self.progress.phase(Phase::Confirming);
-            self.confirm(&sealed.tree.written)?;
-        }
         self.progress.check()?;
         self.progress.phase(Phase::Head);
         let tree = Tree::new(self.chunks.clone(), sealed.tree.root);
@@ -238,6 +242,9 @@ impl Active {
             self.swap_head(&NextHead::sealed(next, &stored))?;
         }
         crash_point("seal.after_swap");
+        if reason == Reason::Hibernate {
+            self.end_orphans(fetch);
+        }
         if let Err(error) = self.rebase(tree, &sealed, &snapshot, stored.value().id) {
             tracing::warn!(%error, "sealed, but the local directory could not note it");
         }
@@ -257,6 +264,14 @@ impl Active {
             packs_confirmed: confirmed as u64,
             ..self.receipt(reason)
         })
+    }
+
+    /// The snapshot has no orphans: now that it is in the head they end here too, before the
+    /// overlay, which relies on the old base for them, is put on the new one.
+    fn end_orphans(&self, fetch: Fetch) {
+        if let Err(error) = self.fs.reclaim_orphans(Reclaim::All, fetch) {
+            tracing::warn!(%error, "unlinked files are left for the next mount to reclaim");
+        }
     }
 
     /// Asks the store for these packs of this seal once more.
@@ -401,6 +416,31 @@ impl Active {
     pub fn has_changes(&self) -> Result<bool, WorkspaceError> {
         super::resume::has_changes(&self.local)
     }
+}
+
+/// A piece's new extents, with the places that `slot_of` knows.
+fn region(
+    ino: Ino,
+    from: u64,
+    draft: &Draft,
+    slot_of: impl Fn(&ChunkId) -> Option<PackSlot>,
+) -> Result<SettledRegion, WorkspaceError> {
+    draft.region(from, slot_of).ok_or_else(|| WorkspaceError::Corrupt {
+        what: format!("inode {ino}"),
+        cause: String::from("a chunk that was packed has no place"),
+    })
+}
+
+/// The changes that the sealed tree gets for these pieces, in key order.
+fn draft_edits(
+    drafts: &Drafts,
+    slot_of: impl Fn(&ChunkId) -> Option<PackSlot>,
+) -> Result<Vec<Change>, WorkspaceError> {
+    let mut edits = Vec::new();
+    for ((ino, from), draft) in drafts {
+        push_edits(&mut edits, *ino, &region(*ino, *from, draft, &slot_of)?);
+    }
+    Ok(edits)
 }
 
 /// The changes of one piece: `sealed` where it differs from what the records of the cut say.

@@ -5,6 +5,7 @@
 //! was changed meanwhile: then it is settled again later.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::chunks::Fetch;
@@ -14,7 +15,7 @@ use crate::local::Slot;
 use crate::types::Ino;
 
 use super::active::Active;
-use super::cutter::{Cutter, Drafts, PieceKey};
+use super::cutter::{Cutter, Draft, Drafts, PieceKey};
 use super::pace::Pace;
 use super::plan::{Extents, PIECE_LEN, is_staged, piece_start};
 use super::{Phase, WorkspaceError};
@@ -27,6 +28,9 @@ const HOT_AGE: Duration = Duration::from_secs(30);
 
 /// ... but not more often than this: its last piece may have to be cut again.
 const HOT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Bytes that one pass of making room brings to the store: those who wait get their turn after it.
+const DRAIN_BYTES_MAX: u64 = 32 << 20;
 
 /// Slots read at once.
 const PAGE_SLOTS: usize = 4096;
@@ -55,7 +59,12 @@ pub enum Which {
     Quiet,
     /// All.
     All,
+    /// All, on several cores: for a hibernation, when nobody else works any more.
+    AllAtOnce,
 }
+
+/// Threads that cut at once then. Each holds a piece and its compressed form.
+const CUTTERS_MAX: usize = 4;
 
 impl Settling {
     /// Whether the file should be cut now.
@@ -88,49 +97,142 @@ impl Active {
     ) -> Result<u64, WorkspaceError> {
         self.exchange_stored(settling, fetch)?;
         let now = self.clock.monotonic();
-        let dirty = self.fs.dirty();
+        let mut dirty = self.fs.dirty();
+        // Files that were made together lie together, for those who read them together.
+        dirty.sort_unstable_by_key(|file| file.ino);
         let inodes: HashSet<Ino> = dirty.iter().map(|file| file.ino).collect();
         settling.seen.retain(|ino, _| inodes.contains(ino));
-        let mut cut = 0;
-        let share = if which == Which::All { 100 } else { self.options.upkeep.settle_cpu_percent };
-        let mut pace = Pace::new(share);
+        let quiet = self.options.upkeep.quiet_period;
+        dirty.retain(|file| which != Which::Quiet || settling.takes(file, now, quiet));
+        let percent = self.options.upkeep.settle_cpu_percent;
+        let mut pace = Pace::new(if which == Which::Quiet { percent } else { 100 });
+        if which == Which::AllAtOnce {
+            self.settle_together(&mut settling.drafts, &dirty, fetch)?;
+        }
+        let cut = dirty.len() as u64;
         for file in dirty {
-            let due =
-                which == Which::All || settling.takes(&file, now, self.options.upkeep.quiet_period);
-            if !due {
-                continue;
-            }
             self.progress.check()?;
-            self.settle_file(&mut settling.drafts, file.ino, &mut pace, fetch)?;
+            let whole = (file.ino, u64::MAX);
+            self.settle_file(&mut settling.drafts, whole, &mut pace, fetch)?;
             let seen = Seen { last_write: file.last_write, cut_at: now };
             settling.seen.insert(file.ino, seen);
-            cut += 1;
         }
         self.tally.lock().seals.files_settled += cut;
         self.exchange_stored(settling, fetch)?;
         Ok(cut)
     }
 
-    /// Cuts a file's staged pieces, but for those whose draft is still right.
+    /// Makes room in the local directory: brings written bytes to the store, the oldest first, up
+    /// to a bound, exchanges their extents, and frees their place. Whether that got anywhere.
+    pub fn drain(&self, fetch: Fetch) -> Result<bool, WorkspaceError> {
+        self.check_writable()?;
+        let in_hurry = self.hurry.up();
+        let mut settling = self.settling.lock();
+        drop(in_hurry);
+        let drained = self.drain_some(&mut settling, fetch);
+        if drained.is_err() {
+            settling.forget();
+        }
+        drop(settling);
+        let cut = drained?;
+        let freed = self.local.sweep()?;
+        self.throttle();
+        // Others drain and sweep too: what counts is also that there is room now.
+        let usage = self.local.usage()?;
+        let dirty = usage.journal_bytes + usage.rocksdb_bytes;
+        let has_room = dirty < usage.budget - usage.budget / 8 && !self.is_over_cap();
+        Ok(cut > 0 || freed > 0 || has_room)
+    }
+
+    fn drain_some(&self, settling: &mut Settling, fetch: Fetch) -> Result<u64, WorkspaceError> {
+        let mut dirty = self.fs.dirty();
+        dirty.sort_unstable_by_key(|file| (file.since, file.ino));
+        let (mut cut, mut pace) = (0, Pace::new(100));
+        for file in dirty {
+            if cut >= DRAIN_BYTES_MAX {
+                break;
+            }
+            let left = DRAIN_BYTES_MAX - cut;
+            cut += self.settle_file(&mut settling.drafts, (file.ino, left), &mut pace, fetch)?;
+        }
+        self.chunks.make_room()?;
+        // Also those that needed no pack.
+        settling.packs_seen = u64::MAX;
+        self.exchange_stored(settling, fetch)?;
+        Ok(cut)
+    }
+
+    /// Cuts a file's staged pieces, but for those whose draft is still right, until about
+    /// `bytes_max` staged bytes are cut. Returns how many were.
     fn settle_file(
         &self,
         drafts: &mut Drafts,
-        ino: Ino,
+        (ino, bytes_max): (Ino, u64),
         pace: &mut Pace,
         fetch: Fetch,
-    ) -> Result<(), WorkspaceError> {
-        let cutter = Cutter { local: &self.local, chunks: &self.chunks };
+    ) -> Result<u64, WorkspaceError> {
+        let mut cut = 0;
         for from in self.staged_pieces_of(ino)? {
-            let key = (ino, from);
-            let captured = self.extents(key, fetch)?;
-            let known = drafts.get(&key).is_some_and(|draft| draft.captured == captured);
-            if known || !captured.iter().any(|(_, extent)| is_staged(extent)) {
-                continue;
+            if let Some(draft) = self.settle_piece(drafts, (ino, from), fetch)? {
+                cut += draft.staged_bytes;
+                drafts.insert((ino, from), draft);
             }
-            if let Some(draft) = cutter.cut(key, captured, fetch)? {
-                drafts.insert(key, draft);
+            if cut >= bytes_max {
+                break;
             }
             pace.rest(&self.hurry);
+        }
+        Ok(cut)
+    }
+
+    /// Cuts a piece, unless its draft is still right or it has no staged bytes any more.
+    fn settle_piece(
+        &self,
+        drafts: &Drafts,
+        key: PieceKey,
+        fetch: Fetch,
+    ) -> Result<Option<Draft>, WorkspaceError> {
+        let captured = self.extents(key, fetch)?;
+        let known = drafts.get(&key).is_some_and(|draft| draft.captured == captured);
+        if known || !captured.iter().any(|(_, extent)| is_staged(extent)) {
+            return Ok(None);
+        }
+        Cutter { local: &self.local, chunks: &self.chunks }.cut(key, captured, fetch)
+    }
+
+    /// Cuts the pieces of these files on several threads, about in their order.
+    fn settle_together(
+        &self,
+        drafts: &mut Drafts,
+        files: &[DirtyInode],
+        fetch: Fetch,
+    ) -> Result<(), WorkspaceError> {
+        let mut pieces: Vec<PieceKey> = Vec::new();
+        for file in files {
+            let starts = self.staged_pieces_of(file.ino)?;
+            pieces.extend(starts.into_iter().map(|from| (file.ino, from)));
+        }
+        let next = AtomicUsize::new(0);
+        let known = &*drafts;
+        let cut_some = || {
+            let mut done = Vec::new();
+            while let Some(&key) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.progress.check()?;
+                done.extend(self.settle_piece(known, key, fetch)?.map(|draft| (key, draft)));
+            }
+            Ok::<_, WorkspaceError>(done)
+        };
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let helpers = cores.min(CUTTERS_MAX).min(pieces.len()).saturating_sub(1);
+        let cut: Vec<_> = std::thread::scope(|scope| {
+            let helpers: Vec<_> = (0..helpers).map(|_| scope.spawn(cut_some)).collect();
+            let own = cut_some();
+            let others = helpers.into_iter().map(|helper| helper.join());
+            let others = others.map(|cut| cut.unwrap_or(Err(WorkspaceError::Stopped)));
+            std::iter::once(own).chain(others.collect::<Vec<_>>()).collect()
+        });
+        for done in cut {
+            drafts.extend(done?);
         }
         Ok(())
     }

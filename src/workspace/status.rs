@@ -55,6 +55,8 @@ pub struct Status {
     pub progress: ProgressView,
     /// Chunks and nodes since the mount.
     pub chunks: ChunkCounts,
+    /// What was fetched before it was asked for, since the mount.
+    pub ahead: AheadCounts,
 }
 
 /// The lease, as last written.
@@ -142,6 +144,43 @@ pub struct ChunkCounts {
     pub bytes_uploaded: u64,
 }
 
+/// What was fetched before anybody asked for it, and what of that was read: bytes as stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AheadCounts {
+    /// Metadata fetched, ahead or not.
+    pub tree_bytes: u64,
+    /// Metadata and hot set that are still to come.
+    pub left_bytes: u64,
+    /// The hot set: what an earlier mount read first.
+    pub hot_bytes: u64,
+    /// What of it was read.
+    pub hot_used_bytes: u64,
+    /// Ahead of readers on their way through files.
+    pub reader_bytes: u64,
+    /// What of it was read.
+    pub reader_used_bytes: u64,
+    /// What lay beside something that was asked for, and came along.
+    pub neighbour_bytes: u64,
+    /// What of it was read.
+    pub neighbour_used_bytes: u64,
+}
+
+impl AheadCounts {
+    fn of(stats: &ChunkStats) -> AheadCounts {
+        let known = stats.chunk_wanted_bytes + stats.hot_bytes + stats.ahead_bytes;
+        AheadCounts {
+            tree_bytes: stats.node_fetched_bytes,
+            left_bytes: stats.prefetch_bytes_left,
+            hot_bytes: stats.hot_bytes,
+            hot_used_bytes: stats.hot_used_bytes,
+            reader_bytes: stats.ahead_bytes,
+            reader_used_bytes: stats.ahead_used_bytes,
+            neighbour_bytes: stats.chunk_fetched_bytes.saturating_sub(known),
+            neighbour_used_bytes: stats.neighbour_used_bytes,
+        }
+    }
+}
+
 impl Status {
     /// Facts about a mount, from memory and the local directory.
     pub(super) fn of(active: &Active) -> Status {
@@ -172,7 +211,8 @@ impl Status {
         status.state = status.name_state().to_owned();
         status.local = LocalStatus::of(active);
         status.store = StoreCounts::of(&active.remote.stats());
-        status.chunks = ChunkCounts::of(&active.chunks.stats());
+        let chunks = active.chunks.stats();
+        (status.chunks, status.ahead) = (ChunkCounts::of(&chunks), AheadCounts::of(&chunks));
         status.add_unsynced(active, now);
         status
     }

@@ -8,7 +8,8 @@ use std::vec;
 
 use bytes::Bytes;
 
-use crate::format::{Key, KeyParts, decode_extent};
+use crate::chunks::Fetch;
+use crate::format::{Key, KeyParts, Tag, decode_extent};
 use crate::namespace::{CutView, NamespaceError};
 use crate::tree::TreeError;
 use crate::types::Ino;
@@ -113,6 +114,24 @@ impl Iterator for NewRecords<'_, '_> {
             Err(error) => Some(Err(TreeError::Changes(Box::new(error)))),
         }
     }
+}
+
+/// The removal of every record of the cut's orphans: what a snapshot that nobody has files open in
+/// gets. No piece of an orphan is ever settled, so no other edit has these keys.
+pub fn removals(view: &CutView<'_>, fetch: Fetch) -> Result<Vec<Change>, NamespaceError> {
+    let mut removals = Vec::new();
+    for ino in view.orphans(fetch)? {
+        removals.push((Key::orphan(ino), None));
+        let end = Key::tag_end(ino, Tag::Extent);
+        let mut from = Key::attr(ino);
+        loop {
+            let page = view.range(&from, &end, PAGE_RECORDS, fetch)?;
+            let Some((last, _)) = page.last() else { break };
+            from = last.successor();
+            removals.extend(page.into_iter().map(|(key, _)| (key, None)));
+        }
+    }
+    Ok(removals)
 }
 
 fn is_staged_record(key: &Key, value: &[u8]) -> bool {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
-use crate::support::{World, is_mounted, wait_for};
+use crate::support::{World, is_mounted, transport, wait_for};
 
 #[test]
 fn a_workspace_survives_hibernation_and_the_loss_of_its_cache() {
@@ -211,4 +211,57 @@ fn a_user_without_root_mounts_by_fusermount() {
     let args = ["-m", "--propagation", "private", "sh", "-c", script, "sh", &top, binary];
     let ran = world.command(std::path::Path::new("unshare"), &args).output().unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+#[test]
+fn a_killed_daemon_leaves_no_process_hanging() {
+    let world = World::new();
+    world.mount();
+    // Each ends when something fails; requests of all kinds are under way when the daemon goes.
+    let script = "while echo $1 > file-$1 && cat file-$1 && mv file-$1 other-$1 && \\
+                  rm other-$1 && sync . && ls -l && head -c 2000000 /dev/zero > big-$1; do :; done";
+    let inside = |n: usize| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", script, "sh", &n.to_string()]).current_dir(world.ws());
+        let (out, err) = (std::process::Stdio::null(), std::process::Stdio::null());
+        command.stdout(out).stderr(err).spawn().unwrap()
+    };
+    let mut busy: Vec<_> = (0..8).map(inside).collect();
+    let served = || world.status()["fuse_requests"].as_u64().unwrap();
+    let before = served();
+    wait_for("all are at work", || served() > before + 500);
+    world.crash();
+    for child in &mut busy {
+        wait_for("a process inside to end", || child.try_wait().unwrap().is_some());
+    }
+    world.mount();
+    world.hibernate();
+}
+
+#[test]
+fn a_mount_says_how_its_requests_come() {
+    let world = World::new();
+    world.mount();
+    assert_eq!(world.status()["transport"], transport().as_str());
+    let text = world.ok(&["status", &world.text("ws")]).out;
+    let name = if transport() == "uring" { "io_uring" } else { "/dev/fuse" };
+    let line = text.lines().find(|line| line.trim_start().starts_with("transport")).unwrap();
+    assert!(line.ends_with(name), "{line}");
+    world.hibernate();
+}
+
+#[test]
+fn io_uring_that_is_switched_off_is_refused_with_the_way_to_have_it() {
+    let switch = fs::read_to_string("/sys/module/fuse/parameters/enable_uring");
+    if switch.is_ok_and(|text| text.trim() == "Y") {
+        return;
+    }
+    let world = World::new();
+    let ws = world.text("ws");
+    let arguments = ["mount", "--create", "--transport", "uring", "w", &ws];
+    world.fails(&arguments, 13, "FUSE over io_uring can't be used");
+    assert!(!is_mounted(&world.ws()));
+    world.ok(&["mount", "--create", "--transport", "auto", "w", &ws]);
+    assert_eq!(world.status()["transport"], "dev");
+    world.hibernate();
 }

@@ -18,6 +18,7 @@ const STATUS_KEYS: &[&str] = &[
     "cache_dir",
     "uptime_secs",
     "fuse_requests",
+    "promotions",
     "workspace",
     "store_id",
     "state",
@@ -37,6 +38,7 @@ const STATUS_KEYS: &[&str] = &[
     "seals",
     "progress",
     "chunks",
+    "ahead",
 ];
 
 /// Of `hibernate`, `checkpoint` and `unmount` (docs/cli.md).

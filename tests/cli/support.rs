@@ -88,6 +88,7 @@ impl World {
         command.env("DORMOUSE_CACHE_ROOT", self.path("caches"));
         command.env("DORMOUSE_CACHE_SIZE", "512M").env("DORMOUSE_STORE_TIMEOUT", "2s");
         command.env("DORMOUSE_CHECKPOINT_INTERVAL", "0");
+        command.env("DORMOUSE_TRANSPORT", transport());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -190,6 +191,11 @@ impl Drop for World {
             let _ = nix::mount::umount2(mountpoint, flags);
         }
     }
+}
+
+/// The transport that the tests use: `dev`, or what `DORMOUSE_TEST_TRANSPORT` names.
+pub fn transport() -> String {
+    std::env::var("DORMOUSE_TEST_TRANSPORT").unwrap_or_else(|_| "dev".to_owned())
 }
 
 /// A daemon that is a child of the test.

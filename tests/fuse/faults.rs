@@ -7,11 +7,11 @@ use std::time::Duration;
 use dormouse::chunks::Fetch;
 use dormouse::format::{Extent, Source};
 use dormouse::fs::{At, Caller, PIECE_LEN, SettledRegion, Stale};
-use dormouse::fuse::{self, MountOptions, Opcode};
+use dormouse::fuse::{self, Opcode};
 use dormouse::remote::{Fault, FaultStore, MemoryStore, Op, When};
 use dormouse::types::{Clock, Ino, ManualClock, Name, SystemClock};
 
-use crate::harness::{Mount, Stack};
+use crate::harness::{Mount, Stack, options};
 
 /// A filesystem whose files `remote-0`... have their content in the store only.
 fn stack_with_remote_files(count: usize) -> (Stack, Arc<FaultStore>) {
@@ -104,6 +104,28 @@ fn a_killed_reader_of_a_silent_store_does_not_stay() {
 }
 
 #[test]
+fn a_killed_caller_is_gone_long_before_the_deadline() {
+    let (stack, store) = stack_with_remote_files(1);
+    store.inject(When::every(Op::Get, ""), Fault::Hang);
+    let mount = Mount::of(stack, |options| options.deadline = Duration::from_secs(600));
+    // Nobody but the reader itself waits for a direct read, and no signal ends that wait.
+    let script = "import mmap\n\
+                  fd = os.open('remote-0', os.O_RDONLY | os.O_DIRECT)\n\
+                  os.preadv(fd, [mmap.mmap(-1, 4096)], 0)";
+    let mut reader = mount.python(script).spawn().unwrap();
+    while mount.mounted().requests_in_flight() == 0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let clock = SystemClock::new();
+    // `timeout` passes on what can be passed on, and waits for the reader.
+    let timeout = nix::unistd::Pid::from_raw(i32::try_from(reader.id()).unwrap());
+    nix::sys::signal::kill(timeout, nix::sys::signal::SIGTERM).unwrap();
+    reader.wait().unwrap();
+    assert!(clock.monotonic() < Duration::from_secs(60), "{:?}", clock.monotonic());
+    store.heal();
+}
+
+#[test]
 fn more_waiting_requests_than_there_is_room_for_are_answered_at_once() {
     let (stack, store) = stack_with_remote_files(12);
     store.inject(When::every(Op::Get, ""), Fault::Hang);
@@ -127,13 +149,46 @@ os._exit(0)
 }
 
 #[test]
+fn many_that_wait_on_one_core_hold_up_nobody_there() {
+    let (stack, store) = stack_with_remote_files(60);
+    store.inject(When::every(Op::Get, ""), Fault::Hang);
+    let mount = Mount::of(stack, |options| options.deadline = Duration::from_secs(600));
+    // More than a queue of io_uring has buffers for.
+    let mut waits = mount.python(
+        r#"
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+readers = [subprocess.Popen(['cat', f'remote-{n}'], stderr=subprocess.PIPE) for n in range(60)]
+sys.stdin.read()
+for reader in readers: reader.kill()
+os._exit(0)
+"#,
+    );
+    let mut waits = waits.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    while mount.mounted().requests_in_flight() < 60 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    mount.py(r#"
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+for n in range(50):
+    with open(f'local-{n}', 'w') as file: file.write('text')
+    assert os.stat(f'local-{n}').st_size == 4
+    os.unlink(f'local-{n}')
+"#);
+    // One that was just answered may still be counted.
+    assert!(mount.mounted().requests_in_flight() >= 60, "they still wait");
+    store.heal();
+    drop(waits.stdin.take());
+    waits.wait().unwrap();
+}
+
+#[test]
 fn a_mount_that_does_not_answer_is_aborted() {
     let (stack, store) = stack_with_remote_files(1);
     store.inject(When::every(Op::Get, ""), Fault::Hang);
     // The mount's clock stands still until it leaps; the store's wait goes by the real one.
     let clock = Arc::new(ManualClock::default());
     clock.advance(Duration::from_secs(30));
-    let mut options = MountOptions::new(stack.mountpoint(), "test");
+    let mut options = options(stack.mountpoint(), "test");
     options.deadline = Duration::from_secs(4);
     let mounted = fuse::mount(Arc::clone(&stack.fs), &options, clock.clone()).unwrap();
     let mountpoint = mounted.mountpoint().to_owned();

@@ -8,13 +8,33 @@ use std::sync::Arc;
 use dormouse::chunks::{ChunkOptions, Chunks, Fetch};
 use dormouse::format::HashKeys;
 use dormouse::fs::{Caller, Filesystem, FsOptions};
-use dormouse::fuse::{self, MountOptions, Mounted, Opcode, RequestCounts};
+use dormouse::fuse::{self, MountOptions, Mounted, Opcode, RequestCounts, TransportChoice};
 use dormouse::local::{Local, LocalOptions};
 use dormouse::namespace::{Base, Counters, Namespace};
 use dormouse::remote::{MemoryStore, ObjectStore, Remote, RemoteOptions};
 use dormouse::tree::Tree;
 use dormouse::types::{Clock, Ino, SystemClock};
 use tempfile::TempDir;
+
+/// Names the transport that the tests use: `dev`, the default, or `uring`.
+const TRANSPORT_VARIABLE: &str = "DORMOUSE_TEST_TRANSPORT";
+
+/// The transport that the tests use. A machine that does not offer it fails the tests:
+/// `scripts/test` asks for io_uring where the kernel has it.
+pub fn transport() -> TransportChoice {
+    match std::env::var(TRANSPORT_VARIABLE).as_deref() {
+        Err(_) | Ok("dev") => TransportChoice::Device,
+        Ok("uring") => TransportChoice::Uring,
+        Ok(other) => panic!("{TRANSPORT_VARIABLE}={other}: must be dev or uring"),
+    }
+}
+
+/// The options that tests mount with.
+pub fn options(mountpoint: impl Into<PathBuf>, source: &str) -> MountOptions {
+    let mut options = MountOptions::new(mountpoint, source);
+    options.transport = transport();
+    options
+}
 
 /// Longest time that one child may run, in seconds.
 const CHILD_SECS_MAX: u32 = 120;
@@ -96,7 +116,7 @@ impl Mount {
     }
 
     pub fn of(stack: Stack, change: impl FnOnce(&mut MountOptions)) -> Mount {
-        let mut options = MountOptions::new(stack.mountpoint(), "test");
+        let mut options = options(stack.mountpoint(), "test");
         change(&mut options);
         let mounted = stack.mount(&options).unwrap();
         Mount { mounted, _stack: stack }

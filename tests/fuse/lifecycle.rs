@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use dormouse::fuse::{FuseError, MountOptions, Mounted};
+use dormouse::fuse::{FuseError, MountOptions, Mounted, Transport, TransportChoice};
 
-use crate::harness::{Mount, Stack, mount_line, outside};
+use crate::harness::{Mount, Stack, mount_line, options, outside, transport};
 
 /// Mounts and keeps what the mount serves.
 fn try_mount(options: &MountOptions) -> Result<(Mounted, Stack), FuseError> {
@@ -37,15 +37,15 @@ fn a_read_only_mount_takes_no_writes() {
 fn a_mountpoint_that_does_not_suit_is_refused_by_its_kind() {
     let (_keep, outside) = outside();
     let missing = outside.join("missing");
-    let result = refusal(&MountOptions::new(&missing, "x"));
+    let result = refusal(&options(&missing, "x"));
     assert!(matches!(result, FuseError::Missing(_)), "{result:?}");
     let file = outside.join("file");
     std::fs::write(&file, b"").unwrap();
-    let result = refusal(&MountOptions::new(&file, "x"));
+    let result = refusal(&options(&file, "x"));
     assert!(matches!(result, FuseError::NotADirectory(_)), "{result:?}");
-    let result = refusal(&MountOptions::new(&outside, "x"));
+    let result = refusal(&options(&outside, "x"));
     assert!(matches!(result, FuseError::NotEmpty(_)), "{result:?}");
-    let mut options = MountOptions::new(&outside, "x");
+    let mut options = options(&outside, "x");
     options.allow_nonempty = true;
     let (over, _stack) = try_mount(&options).unwrap();
     over.unmount(false).unwrap();
@@ -54,7 +54,7 @@ fn a_mountpoint_that_does_not_suit_is_refused_by_its_kind() {
 #[test]
 fn a_second_mount_on_the_same_place_is_refused() {
     let mount = Mount::new();
-    let result = refusal(&MountOptions::new(mount.path(), "other"));
+    let result = refusal(&options(mount.path(), "other"));
     let FuseError::AlreadyMounted { source_name, .. } = result else {
         panic!("{result:?}");
     };
@@ -120,7 +120,7 @@ fn an_unmount_from_outside_ends_the_wait() {
 fn what_was_mounted_below_survives_an_unmount_from_outside() {
     let (_keep, outside) = outside();
     let below = Mount::with(|options| options.mountpoint = outside.clone());
-    let mut options = MountOptions::new(&outside, "over");
+    let mut options = options(&outside, "over");
     options.allow_nonempty = true;
     // A second Dormouse is refused there, so the upper one is a bind mount of another.
     let other = Mount::new();
@@ -148,7 +148,7 @@ fn an_aborted_mount_gives_errors_and_is_called_dead() {
     assert!(!output.status.success());
     // The dead mount stays, so that nobody writes into the directory below it.
     assert!(mount_line(mount.path()).is_some());
-    let result = refusal(&MountOptions::new(mount.path(), "again"));
+    let result = refusal(&options(mount.path(), "again"));
     assert!(matches!(result, FuseError::Dead(_)), "{result:?}");
     mount.mounted().unmount(false).unwrap();
     assert_eq!(mount_line(mount.path()), None);
@@ -165,4 +165,48 @@ fn a_file_stays_readable_in_a_mount_that_was_taken_away_lazily() {
     assert_eq!(mount_line(mount.path()), None);
     assert_eq!(crate::harness::checked(child.wait_with_output().unwrap()), "kept\n");
     mount.mounted().wait();
+}
+
+/// Whether the kernel offers io_uring at the moment.
+fn has_uring() -> bool {
+    let switch = std::fs::read_to_string("/sys/module/fuse/parameters/enable_uring");
+    switch.is_ok_and(|text| text.trim() == "Y")
+}
+
+#[test]
+fn a_mount_has_the_transport_that_was_asked_for() {
+    let expected = match transport() {
+        TransportChoice::Uring => Transport::Uring,
+        _ => Transport::Device,
+    };
+    let mount = Mount::new();
+    assert_eq!(mount.mounted().transport(), expected);
+    let other = Mount::with(|options| options.transport = TransportChoice::Device);
+    assert_eq!(other.mounted().transport(), Transport::Device);
+    other.sh("echo text > file; grep -q text file");
+}
+
+#[test]
+fn without_a_choice_io_uring_is_taken_where_it_is_offered() {
+    let before = has_uring();
+    let mount = Mount::with(|options| options.transport = TransportChoice::Auto);
+    mount.sh("echo text > file; grep -q text file");
+    // Whoever runs the tests may switch it meanwhile.
+    if before == has_uring() {
+        let expected = if before { Transport::Uring } else { Transport::Device };
+        assert_eq!(mount.mounted().transport(), expected);
+    }
+}
+
+#[test]
+fn io_uring_that_is_not_offered_is_refused_and_nothing_stays_mounted() {
+    if has_uring() {
+        return;
+    }
+    let stack = Stack::new();
+    let mut options = options(stack.mountpoint(), "test");
+    options.transport = TransportChoice::Uring;
+    let result = stack.mount(&options).map(|_| ()).unwrap_err();
+    assert!(matches!(result, FuseError::NoUring(_)), "{result:?}");
+    assert_eq!(mount_line(&options.mountpoint), None);
 }

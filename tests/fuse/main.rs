@@ -13,3 +13,4 @@ mod metadata;
 mod names;
 mod programs;
 mod requests;
+mod scheduling;

@@ -164,3 +164,161 @@ fn a_checkpoint_without_changes_makes_no_request() {
     assert!(!checkpoint(&workspace).unwrap().changed);
     assert_eq!(world.counts.log(), []);
 }
+
+/// Lets every request take its time, so that what is asked for together overlaps.
+fn slow(world: &World, millis: u64) {
+    let always = When { op: None, key: String::new(), skip: 0, times: 0 };
+    world.faults.inject(always, Fault::Latency(Duration::from_millis(millis)));
+}
+
+#[test]
+fn twenty_small_edits_are_sealed_in_three_round_trips_and_hibernated_in_four() {
+    let world = World::new();
+    ten_thousand(&world);
+    let workspace = world.resume("a");
+    let files = world.files(&workspace);
+    let edit = |from: u64| {
+        for i in 0..20 {
+            files.write(&format!("d{:02}/f07", i * 5), &noise(from + i, 4096));
+        }
+    };
+    edit(1_000_000);
+    slow(&world, 200);
+    world.counts.reset();
+    assert!(checkpoint(&workspace).unwrap().changed);
+    // Packs of data and tree together, snapshot, head.
+    let stats = world.counts.stats();
+    assert_eq!(stats.round_trips, 3, "{:#?}", world.counts.log());
+    edit(2_000_000);
+    world.counts.reset();
+    let receipt = hibernate(&workspace).unwrap();
+    assert!(receipt.released && receipt.packs_confirmed >= 2, "{receipt:?}");
+    // The packs are asked for once more before a snapshot names them.
+    let stats = world.counts.stats();
+    assert_eq!(stats.round_trips, 4, "{:#?}", world.counts.log());
+    let place = |op: Op, part: &str| {
+        let log = world.counts.log();
+        let found = log.iter().filter(|call| call.op == op && call.key.contains(part));
+        found.map(|call| call.round_trip).collect::<Vec<_>>()
+    };
+    assert!(place(Op::Put, "packs/").iter().all(|&place| place == 1));
+    assert!(place(Op::Stat, "packs/").iter().all(|&place| place == 2));
+    assert_eq!((place(Op::Put, "snapshots/"), place(Op::Put, "head")), (vec![3], vec![4]));
+}
+
+#[test]
+fn one_small_file_on_a_cold_cache_takes_one_round_trip_and_nothing_is_fetched_ahead_for_it() {
+    let world = World::new();
+    ten_thousand(&world);
+    let workspace = world.resume("b");
+    let files = world.files(&workspace);
+    let ino = files.ino("d42/f42");
+    world.counts.reset();
+    assert_eq!(files.read_ino(ino), noise(4242, 4096));
+    assert_eq!(files.read_ino(ino), noise(4242, 4096), "twice is no run");
+    std::thread::sleep(Duration::from_millis(300));
+    let log = world.counts.log();
+    assert_eq!(log.len(), 1, "{log:?}");
+    assert!(log[0].bytes <= 512 * 1024, "{log:?}");
+    assert_eq!(workspace.status().ahead.reader_bytes, 0);
+}
+
+/// Small files in directories and a large one; their paths in the order of the inodes.
+fn all_sizes(world: &World) -> Vec<(String, Vec<u8>)> {
+    let workspace = world.resume("a");
+    let files = world.files(&workspace);
+    let mut all = Vec::new();
+    for directory in 0..40 {
+        let parent = files.mkdir(&format!("d{directory:02}"));
+        for file in 0..50 {
+            let content = noise(directory * 50 + file, 2000 + (file as usize * 977) % 12_000);
+            let ino = files.create_in(parent, &format!("f{file:02}"));
+            files.write_at(ino, 0, &content);
+            all.push((format!("d{directory:02}/f{file:02}"), content));
+        }
+        if directory == 20 {
+            let content = noise(99, 24 << 20);
+            files.write("large", &content);
+            all.push((String::from("large"), content));
+        }
+    }
+    hibernate(&workspace).unwrap();
+    workspace.close().unwrap();
+    all
+}
+
+/// Reads everything cold in this order; the GETs that it took, and the bytes beside what is stored.
+fn read_cold(world: &World, cache: &str, order: &[(String, Vec<u8>)]) -> (u64, f64) {
+    let workspace = world.resume(cache);
+    let files = world.files(&workspace);
+    // All metadata first, as prefetch does it.
+    let inos: Vec<_> = order.iter().map(|(path, _)| files.ino(path)).collect();
+    world.counts.reset();
+    for (ino, (path, content)) in inos.iter().zip(order) {
+        assert!(files.read_ino(*ino) == *content, "{path}");
+    }
+    // What is under way for nobody any more counts too.
+    std::thread::sleep(Duration::from_millis(500));
+    let stats = world.counts.stats();
+    let stored: usize = order.iter().map(|(_, content)| content.len()).sum();
+    hibernate(&workspace).unwrap();
+    workspace.close().unwrap();
+    (stats.gets, stats.bytes_in as f64 / stored as f64)
+}
+
+#[test]
+fn reading_everything_cold_takes_large_pieces_and_hardly_a_byte_twice() {
+    let world = World::new();
+    let in_order = all_sizes(&world);
+    slow(&world, 5);
+    let (gets, share) = read_cold(&world, "b", &in_order);
+    // 38 MiB.
+    assert!(gets <= 70, "{gets} GETs");
+    assert!(share < 1.1, "{share} of what is stored");
+
+    // Directory by directory in no order, and so the files in each.
+    let mut shuffled = in_order;
+    shuffled.sort_by_key(|(path, _)| {
+        let hash = |text: &str| blake3::hash(text.as_bytes()).to_hex();
+        let parts: Vec<_> = path.split('/').map(hash).collect();
+        parts
+    });
+    let (gets, share) = read_cold(&world, "c", &shuffled);
+    assert!(gets <= 160, "{gets} GETs");
+    assert!(share < 1.4, "{share} of what is stored");
+}
+
+/// What `git status` asks for: its own few files, then the attributes of all that is tracked.
+#[test]
+fn what_git_status_reads_of_ten_thousand_files_takes_at_most_8_dependent_round_trips() {
+    let world = World::new();
+    ten_thousand(&world);
+    let workspace = world.resume("a");
+    let files = world.files(&workspace);
+    let own = [("HEAD", 41), ("config", 200), ("index", 720_000), ("packed-refs", 3000)];
+    files.mkdir("git");
+    for (seed, (path, len)) in own.iter().enumerate() {
+        files.write(&format!("git/{path}"), &noise(seed as u64, *len));
+    }
+    hibernate(&workspace).unwrap();
+    workspace.close().unwrap();
+    slow(&world, 300);
+    world.counts.reset();
+    let mut options = world.options("b");
+    options.upkeep.prefetch = true;
+    let workspace = world.try_resume(&options).unwrap();
+    let files = world.files(&workspace);
+    for (seed, (path, len)) in own.iter().enumerate() {
+        assert!(files.read(&format!("git/{path}")) == noise(seed as u64, *len), "{path}");
+    }
+    let mut found = 0;
+    for (_, ino, kind) in files.list(Ino::ROOT, true) {
+        assert_eq!(kind, dormouse::types::Kind::Directory);
+        for (_, child, _) in files.list(ino, true) {
+            found += usize::from(files.fs.getattr(&files.caller(), child).is_ok());
+        }
+    }
+    assert_eq!(found, 10_000 + own.len());
+    let stats = world.counts.stats();
+    assert!(stats.round_trips <= 8, "{}: {:#?}", stats.round_trips, world.counts.log());
+}

@@ -9,6 +9,7 @@ mod bounds;
 mod crash;
 mod day;
 mod lease;
+mod room;
 mod scale;
 mod seals;
 mod stores;

@@ -1,6 +1,7 @@
 //! The layer over a store in memory that counts and fails, and a local directory of its own.
 
 mod reading;
+mod traffic;
 mod tree_packs;
 mod uploading;
 
@@ -32,6 +33,8 @@ struct Store {
     memory: Arc<MemoryStore>,
     faults: Arc<FaultStore>,
     counting: Arc<CountingStore>,
+    /// How long its clients wait.
+    patience: Duration,
 }
 
 impl Store {
@@ -39,7 +42,7 @@ impl Store {
         let memory = Arc::new(MemoryStore::new(Arc::new(SystemClock::new())));
         let faults = FaultStore::new(Arc::clone(&memory) as _, 1);
         let counting = CountingStore::new(Arc::clone(&faults) as _);
-        Store { memory, faults, counting }
+        Store { memory, faults, counting, patience: Duration::from_millis(1500) }
     }
 
     fn machine(&self) -> Machine {
@@ -52,8 +55,7 @@ impl Store {
 
     fn machine_at(&self, dir: Arc<TempDir>, options: ChunkOptions) -> Machine {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let remote_options =
-            RemoteOptions { deadline: Duration::from_millis(1500), ..RemoteOptions::default() };
+        let remote_options = RemoteOptions { deadline: self.patience, ..RemoteOptions::default() };
         let store = Arc::clone(&self.counting) as _;
         let remote = Remote::from_store(store, &remote_options, Arc::clone(&clock)).unwrap();
         let local = Local::open(dir.path(), &LocalOptions::default(), Arc::clone(&clock)).unwrap();
@@ -106,7 +108,8 @@ impl Machine {
 
 /// As in production, but with packs that a test can fill.
 fn options() -> ChunkOptions {
-    ChunkOptions { pack_bytes: 4 * MIB, ..ChunkOptions::default() }
+    let window_bytes_max = 4 * MIB as u64;
+    ChunkOptions { pack_bytes: 4 * MIB, window_bytes_max, ..ChunkOptions::default() }
 }
 
 /// Bytes that don't compress, different for each seed.

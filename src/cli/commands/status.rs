@@ -11,6 +11,7 @@ use crate::cli::facts::MountFacts;
 use crate::cli::output;
 use crate::cli::units::{ByteSize, Span};
 use crate::control::{Client, Liveness};
+use crate::workspace::AheadCounts;
 
 /// Shows one mount or all of this machine.
 pub fn status(context: &Context, args: &StatusArgs) -> Outcome {
@@ -110,6 +111,7 @@ fn text(facts: &MountFacts) -> String {
             ByteSize(local.disk_free)
         ),
     );
+    line("transport", transport(&facts.transport).to_owned());
     line("cache dir", facts.cache_dir.display().to_string());
     if let Some(lease) = &status.lease {
         let (age, ttl) = (span(lease.age_secs), span(lease.ttl_secs));
@@ -127,7 +129,33 @@ fn text(facts: &MountFacts) -> String {
             store.stats
         ),
     );
+    line("read ahead", ahead(&status.ahead));
     text
+}
+
+/// What was fetched before it was asked for, and what of it was read.
+fn ahead(counts: &AheadCounts) -> String {
+    let part =
+        |name: &str, bytes, used| format!("{name} {} ({} read)", ByteSize(bytes), ByteSize(used));
+    let mut text = [
+        part("hot set", counts.hot_bytes, counts.hot_used_bytes),
+        part("files", counts.reader_bytes, counts.reader_used_bytes),
+        part("neighbours", counts.neighbour_bytes, counts.neighbour_used_bytes),
+    ]
+    .join(", ");
+    if counts.left_bytes > 0 {
+        text.push_str(&format!("; {} still to come", ByteSize(counts.left_bytes)));
+    }
+    text
+}
+
+fn transport(name: &str) -> &str {
+    match name {
+        "uring" => "io_uring",
+        "dev" => "/dev/fuse",
+        // A daemon of another version.
+        _ => "unknown",
+    }
 }
 
 fn unsynced(facts: &MountFacts) -> String {

@@ -73,7 +73,7 @@ fn bench(change: impl FnOnce(&mut MountOptions)) -> Bench {
 }
 
 fn call(unique: u64) -> Call {
-    Call { opcode: Opcode::Read, ino: Ino(1), unique, uid: 0, gid: 0, umask: 0 }
+    Call::new(Origin { unique, uid: 0, gid: 0, pid: 0 }, Opcode::Read, Ino(1))
 }
 
 fn missing() -> FsError {

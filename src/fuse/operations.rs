@@ -1,0 +1,141 @@
+//! Each operation as one call of `fs`, whatever transport asks for it. No decisions here but
+//! those that the protocol asks for.
+
+mod attributes;
+mod content;
+mod names;
+
+use std::sync::Arc;
+
+use fuser::Errno;
+
+use super::answer::{Answer, AnswerEmpty, AnswerListing, AnswerListingPlus, AnswerStatFs};
+use super::count::Opcode;
+use super::list;
+use super::mount::Parts;
+use super::options::MountOptions;
+use super::prime::Prime;
+use super::serve::{Call, Origin, Server};
+use crate::fs::{At, Filesystem, FsError};
+use crate::types::{Ino, Name, NameError};
+
+/// The operations of one mount; shared by its threads.
+#[derive(Debug)]
+pub(super) struct Operations {
+    server: Server,
+    has_xattr: bool,
+    parts: Parts,
+}
+
+/// A name in a directory, not yet found to be one.
+#[derive(Debug)]
+pub(super) struct Place {
+    directory: Ino,
+    name: Result<Name, NameError>,
+}
+
+impl Place {
+    pub(super) fn new(directory: Ino, name: &[u8]) -> Place {
+        Place { directory, name: Name::new(name) }
+    }
+
+    /// The place, or the error that the request is answered with.
+    fn at(&self) -> Result<At<'_>, FsError> {
+        match &self.name {
+            Ok(name) => Ok(At { directory: self.directory, name }),
+            Err(error) => Err((*error).into()),
+        }
+    }
+}
+
+/// Permission bits of a new file, and those that it does not get.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NewMode {
+    pub(super) mode: u32,
+    pub(super) umask: u32,
+}
+
+fn done<A: AnswerEmpty>((): (), answer: A) {
+    answer.done();
+}
+
+impl Operations {
+    pub(super) fn new(fs: Arc<Filesystem>, options: &MountOptions, parts: Parts) -> Operations {
+        let server = Server::new(fs, options, parts.clone());
+        Operations { server, has_xattr: options.xattr, parts }
+    }
+
+    /// Waits for the operations that wait, and answers those that did not begin.
+    pub(super) fn close(&self) {
+        self.server.close();
+    }
+
+    /// Counts and refuses a request that the kernel is told not to send again.
+    pub(super) fn unwanted(&self, opcode: Opcode, answer: impl Answer) {
+        self.refuse(opcode, Errno::ENOSYS, answer);
+    }
+
+    /// Counts a request and answers it with an error.
+    pub(super) fn refuse(&self, opcode: Opcode, errno: Errno, answer: impl Answer) {
+        self.server.count(opcode);
+        answer.fail(errno);
+    }
+
+    /// Counts a request that asks for nothing.
+    pub(super) fn acknowledge(&self, opcode: Opcode, answer: impl AnswerEmpty) {
+        self.server.count(opcode);
+        answer.done();
+    }
+
+    pub(super) fn forget(&self, ino: Ino, lookups: u64) {
+        if Prime::attr_of(ino).is_none() {
+            self.server.run_unanswered(Opcode::Forget, |fs| fs.forget(ino, lookups));
+        }
+    }
+
+    pub(super) fn sync_directory(&self, origin: Origin, ino: Ino, answer: impl AnswerEmpty) {
+        self.sync(Call::new(origin, Opcode::FSyncDir, ino), answer);
+    }
+
+    pub(super) fn sync_file(&self, origin: Origin, ino: Ino, answer: impl AnswerEmpty) {
+        self.sync(Call::new(origin, Opcode::FSync, ino), answer);
+    }
+
+    fn sync(&self, call: Call, answer: impl AnswerEmpty) {
+        let run = move |fs: &Filesystem, caller: &_, _: &mut _| fs.fsync(caller, call.ino);
+        self.server.serve_on_disk(call, answer, run, done);
+    }
+
+    pub(super) fn list<A: AnswerListing>(&self, origin: Origin, ino: Ino, cookie: u64, answer: A) {
+        self.server.serve(
+            Call::new(origin, Opcode::ReadDir, ino),
+            answer,
+            move |fs, caller, answer| list::plain(fs, caller, ino, cookie, answer),
+            |(), answer: A| answer.listed(),
+        );
+    }
+
+    pub(super) fn list_plus<A: AnswerListingPlus>(
+        &self,
+        origin: Origin,
+        ino: Ino,
+        cookie: u64,
+        answer: A,
+    ) {
+        self.server.serve(
+            Call::new(origin, Opcode::ReadDirPlus, ino),
+            answer,
+            move |fs, caller, answer| list::plus(fs, caller, ino, cookie, answer),
+            |(), answer: A| answer.listed(),
+        );
+    }
+
+    pub(super) fn stat_fs<A: AnswerStatFs>(&self, origin: Origin, ino: Ino, answer: A) {
+        self.server.serve(
+            Call::new(origin, Opcode::StatFs, ino),
+            answer,
+            |fs, caller, _| fs.statfs(caller),
+            |stat, answer: A| answer.statfs(&stat),
+        );
+    }
+}
