@@ -62,7 +62,7 @@ pub(super) fn write_bytes(options: &MountOptions, buffer_bytes: usize) -> u32 {
 }
 
 /// Fills in fuser's answer to INIT.
-pub(super) fn configure(config: &mut KernelConfig, options: &MountOptions) {
+pub fn configure(config: &mut KernelConfig, options: &MountOptions) {
     let wanted = wanted(options);
     let known = wanted & config.capabilities();
     // Refused is only what the kernel does not know, and that was taken out.

@@ -35,6 +35,8 @@ mod write;
 
 pub use count::{Opcode, RequestCounts};
 pub use error::{FuseError, NoUring};
-pub use mount::{Mounted, detach_dead, mount};
+pub use init::configure;
+pub use mount::{Enlist, Mounted, detach_dead, mount, mount_other};
 pub use mountpoint::check_mountpoint;
 pub use options::{MountOptions, Scheduling, Transport, TransportChoice};
+pub use prime::first_open_name;

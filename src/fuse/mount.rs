@@ -45,7 +45,7 @@ impl Parts {
         Parts {
             counters: Arc::new(Counters::new()),
             in_flight: InFlight::new(Arc::clone(&clock)),
-            prime: Arc::new(Prime::new(std::process::id())),
+            prime: Arc::new(Prime::new()),
             news: Arc::default(),
             governor: Arc::default(),
             clock,
@@ -89,7 +89,11 @@ pub fn mount(
     let try_mount = |plan| {
         let parts = Parts::new(Arc::clone(&clock));
         let operations = Operations::new(Arc::clone(&fs), options, parts.clone());
-        mount_once(operations, &mountpoint, plan, options, parts)
+        let transport = match plan {
+            Some(plan) => Over::Uring(plan, operations),
+            None => Over::Device(Adapter::new(operations, options)),
+        };
+        mount_once(transport, &mountpoint, options, parts)
     };
     let no_uring = match (options.transport, Plan::new(options)) {
         (TransportChoice::Device, _) => return try_mount(None),
@@ -106,17 +110,52 @@ pub fn mount(
     try_mount(None)
 }
 
-/// Mounts over one transport: io_uring with a plan, `/dev/fuse` without.
-fn mount_once(
-    operations: Operations,
+/// Has the thread that calls it governed like a workspace's serving threads.
+#[derive(Debug, Clone)]
+pub struct Enlist(Arc<Governor>);
+
+impl Enlist {
+    /// To be called by each serving thread, as often as it likes.
+    pub fn here(&self) {
+        self.0.enlist();
+    }
+}
+
+/// Mounts a filesystem that is not a workspace over `/dev/fuse`, with all that makes a workspace's
+/// mount fast: the yardstick of `examples/null_fs`. Its `init` must call
+/// [`configure`](super::configure), and its root must have a file
+/// [`first_open_name`](super::first_open_name). Requests are not counted, and the watchdog sees
+/// none.
+///
+/// # Errors
+/// As [`mount`].
+pub fn mount_other<F: fuser::Filesystem + Send + 'static>(
+    make: impl FnOnce(Enlist) -> F,
+    options: &MountOptions,
+    clock: Arc<dyn Clock>,
+) -> Result<Mounted, FuseError> {
+    let mountpoint = mountpoint::check(&options.mountpoint, options.allow_nonempty)?;
+    let parts = Parts::new(clock);
+    let filesystem = make(Enlist(Arc::clone(&parts.governor)));
+    mount_once(Over::Device(filesystem), &mountpoint, options, parts)
+}
+
+/// What is mounted, over which transport.
+enum Over<F> {
+    Uring(Plan, Operations),
+    Device(F),
+}
+
+/// Mounts over one transport.
+fn mount_once<F: fuser::Filesystem + Send + 'static>(
+    over: Over<F>,
     mountpoint: &Path,
-    plan: Option<Plan>,
     options: &MountOptions,
     parts: Parts,
 ) -> Result<Mounted, FuseError> {
     let Device { fd, by_helper } = device::mount(mountpoint, options)?;
-    let served = begin(mountpoint, options, |aborter| match plan {
-        Some(plan) => {
+    let served = begin(mountpoint, options, |aborter| match over {
+        Over::Uring(plan, operations) => {
             let session = uring::Session::start(plan, fd, operations, options, aborter)
                 .map_err(FuseError::NoUring)?;
             let workers = session.workers();
@@ -124,7 +163,7 @@ fn mount_once(
             workers.iter().for_each(|&(thread, core)| parts.governor.enlist_on(thread, core));
             Ok(Session::Uring(session))
         }
-        None => {
+        Over::Device(filesystem) => {
             let mut config = Config::default();
             // Who may enter is the kernel's to check (allow_other).
             config.acl = SessionACL::All;
@@ -132,8 +171,7 @@ fn mount_once(
             config.clone_fd = options.clone_fd;
             let requests = fd.try_clone().map(|fd| vec![Requests::Device(fd)]);
             govern(&parts.governor, requests, options.threads(), options);
-            let adapter = Adapter::new(operations, options);
-            fuser::Session::from_fd(adapter, fd, SessionACL::All, config)
+            fuser::Session::from_fd(filesystem, fd, SessionACL::All, config)
                 .map(|session| Session::Fuser(Box::new(session)))
                 .map_err(|error| FuseError::io("agreeing with the kernel on the mount", error))
         }
@@ -151,12 +189,12 @@ fn mount_once(
 }
 
 /// A connection that was agreed on, over either transport.
-enum Session {
-    Fuser(Box<fuser::Session<Adapter>>),
+enum Session<F: fuser::Filesystem> {
+    Fuser(Box<fuser::Session<F>>),
     Uring(uring::Session),
 }
 
-impl Session {
+impl<F: fuser::Filesystem> Session<F> {
     fn transport(&self) -> Transport {
         match self {
             Session::Fuser(_) => Transport::Device,
@@ -181,11 +219,11 @@ impl Session {
 }
 
 /// Finds the new mount in the table and makes the agreement with the kernel.
-fn begin(
+fn begin<F: fuser::Filesystem>(
     mountpoint: &Path,
     options: &MountOptions,
-    agree: impl FnOnce(&Aborter) -> Result<Session, FuseError>,
-) -> Result<(Session, MountLine), FuseError> {
+    agree: impl FnOnce(&Aborter) -> Result<Session<F>, FuseError>,
+) -> Result<(Session<F>, MountLine), FuseError> {
     let mount = mount_at(mountpoint)
         .map_err(|error| FuseError::io("reading /proc/self/mountinfo", error))?
         .filter(|line| line.fs_type == FS_TYPE)
@@ -197,8 +235,8 @@ fn begin(
     Ok((session, mount))
 }
 
-fn serve(
-    session: Session,
+fn serve<F: fuser::Filesystem + Send + 'static>(
+    session: Session<F>,
     mount: MountLine,
     by_helper: bool,
     options: &MountOptions,
@@ -244,7 +282,11 @@ fn govern(
     }
 }
 
-fn spawn_session(session: Session, served: Arc<Served>, parts: &Parts) -> Result<(), FuseError> {
+fn spawn_session<F: fuser::Filesystem + Send + 'static>(
+    session: Session<F>,
+    served: Arc<Served>,
+    parts: &Parts,
+) -> Result<(), FuseError> {
     let (news, governor) = (Arc::clone(&parts.news), Arc::clone(&parts.governor));
     let run = move || {
         // On an early end the last descriptor is closed, by the governor, and the kernel answers

@@ -14,6 +14,12 @@ use crate::types::{Attr, Ino, Kind};
 /// An inode number that no file has: numbers are given from 2 up.
 pub(super) const INO: Ino = Ino(u64::MAX - 1);
 
+/// The name of the file that a mount of this process opens once.
+#[must_use]
+pub fn first_open_name() -> String {
+    format!(".dormouse-prime-{}", std::process::id())
+}
+
 /// The passing file.
 #[derive(Debug)]
 pub(super) struct Prime {
@@ -22,9 +28,8 @@ pub(super) struct Prime {
 }
 
 impl Prime {
-    /// `token` makes the name this mount's own.
-    pub(super) fn new(token: u32) -> Prime {
-        Prime { name: format!(".dormouse-prime-{token}"), is_shown: AtomicBool::new(true) }
+    pub(super) fn new() -> Prime {
+        Prime { name: first_open_name(), is_shown: AtomicBool::new(true) }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -61,7 +66,7 @@ mod tests {
 
     #[test]
     fn the_file_is_seen_in_the_root_until_it_is_hidden() {
-        let prime = Prime::new(7);
+        let prime = Prime::new();
         let name = prime.name().to_owned();
         assert!(prime.looked_up(Ino::ROOT, name.as_bytes()).is_some());
         assert!(prime.looked_up(Ino(2), name.as_bytes()).is_none());

@@ -60,12 +60,6 @@ impl ManualClock {
         *self.lock() += by;
     }
 
-    /// How far it was moved.
-    #[must_use]
-    pub fn elapsed(&self) -> Duration {
-        *self.lock()
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, Duration> {
         self.elapsed.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use dormouse::remote::RemoteStats;
-use dormouse::types::{Ino, ManualClock};
+use dormouse::types::{Clock, Ino, ManualClock};
 use dormouse::workspace::Workspace;
 
 use crate::world::{Files, World, hibernate, noise};
@@ -16,8 +16,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// Does what a mount's threads do, for so long.
 fn pass(workspace: &Workspace, clock: &ManualClock, time: Duration) {
-    let until = clock.elapsed() + time;
-    while clock.elapsed() < until {
+    let until = clock.monotonic() + time;
+    while clock.monotonic() < until {
         clock.advance(TICK);
         workspace.settle(false).unwrap();
         workspace.upkeep().unwrap();
