@@ -197,6 +197,13 @@ pub struct TuningArgs {
     #[arg(help_heading = "Mount")]
     pub scheduling: Option<SchedulingArg>,
 
+    /// Where a write goes first: `back` leaves it in the kernel's page cache, which sends it later
+    /// and larger, as a local disk's filesystem does; `through` sends each write to the daemon at
+    /// once. Default: through.
+    #[arg(long, value_name = "HOW", env = "DORMOUSE_WRITE_CACHE", hide_env_values = true)]
+    #[arg(help_heading = "Mount")]
+    pub write_cache: Option<WriteCacheArg>,
+
     /// Honour set-user-id and set-group-id bits of files in the mount. Default: no.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", help_heading = "Mount")]
@@ -229,6 +236,16 @@ pub enum SchedulingArg {
     Auto,
     /// Like any thread.
     Plain,
+}
+
+/// Where writes go first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WriteCacheArg {
+    /// Into the page cache.
+    Back,
+    /// To the daemon.
+    Through,
 }
 
 /// The commands.
@@ -418,7 +435,7 @@ fill_from!(StoreArgs: url, endpoint, region, path_style, profile, timeout);
 fill_from!(
     TuningArgs: cache_dir, cache_root, cache_size, create, lease_ttl, checkpoint_interval,
     max_unsynced_age, max_unsynced_bytes, upload_limit, settle_cpu, hot_set_size, transport,
-    threads, scheduling, allow_suid, allow_dev, allow_other, no_xattr,
+    threads, scheduling, write_cache, allow_suid, allow_dev, allow_other, no_xattr,
 );
 
 #[cfg(test)]

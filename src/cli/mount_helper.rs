@@ -13,7 +13,7 @@ const NAMES: [&str; 4] =
     ["mount.dormouse", "mount.fuse.dormouse", "mount.fuse3.dormouse", "mount.fuse.dormouse3"];
 
 /// Options that are `dormouse mount`'s flags of the same name with a value.
-const WITH_VALUE: [&str; 26] = [
+const WITH_VALUE: [&str; 27] = [
     "store",
     "endpoint",
     "region",
@@ -33,6 +33,7 @@ const WITH_VALUE: [&str; 26] = [
     "hot-set-size",
     "threads",
     "scheduling",
+    "write-cache",
     "at",
     "log-level",
     "log-format",

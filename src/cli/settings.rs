@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::args::{MountArgs, SchedulingArg, StoreArgs, TransportArg, TuningArgs};
+use super::args::{MountArgs, SchedulingArg, StoreArgs, TransportArg, TuningArgs, WriteCacheArg};
 use super::config::Config;
 use super::exit::{Failure, Outcome};
 use super::paths::{self, CacheUse};
@@ -200,6 +200,8 @@ pub struct MountSettings {
     pub threads: Option<usize>,
     /// How they are scheduled.
     pub scheduling: Scheduling,
+    /// The kernel collects writes.
+    pub writeback_cache: bool,
     /// Honour set-user-id bits.
     pub allow_suid: bool,
     /// Let device nodes be opened.
@@ -240,6 +242,7 @@ impl MountSettings {
                 Some(SchedulingArg::Plain) => Scheduling::Plain,
                 Some(SchedulingArg::Auto) | None => Scheduling::Auto,
             },
+            writeback_cache: tuning.write_cache == Some(WriteCacheArg::Back),
             allow_suid: tuning.allow_suid.unwrap_or(false),
             allow_dev: tuning.allow_dev.unwrap_or(false),
             xattr: !tuning.no_xattr.unwrap_or(false),

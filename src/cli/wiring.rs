@@ -106,6 +106,7 @@ pub fn mount(
     };
     options.threads = settings.threads.unwrap_or(0);
     options.scheduling = settings.scheduling;
+    options.writeback_cache = settings.writeback_cache;
     options.deadline = settings.workspace.store.remote.deadline;
     Ok(fuse::mount(workspace.fs(), &options, clock)?)
 }

@@ -23,6 +23,7 @@ mod mountpoint;
 mod news;
 mod operations;
 mod options;
+mod pace;
 mod pool;
 mod prime;
 mod read_ahead;

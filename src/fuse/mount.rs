@@ -90,7 +90,7 @@ pub fn mount(
         let parts = Parts::new(Arc::clone(&clock));
         let operations = Operations::new(Arc::clone(&fs), options, parts.clone());
         let transport = match plan {
-            Some(plan) => Over::Uring(plan, operations),
+            Some(plan) => Over::Uring(plan, operations.with_reads_apart()),
             None => Over::Device(Adapter::new(operations, options)),
         };
         mount_once(transport, &mountpoint, options, parts)

@@ -19,11 +19,17 @@ use super::serve::{Call, Origin, Server};
 use crate::fs::{At, Filesystem, FsError};
 use crate::types::{Ino, Name, NameError};
 
+/// What takes longer to read than to be handed to another thread. Programs get it through
+/// read-ahead, in pieces of up to 1 MiB.
+const READ_APART_BYTES_MIN: u32 = 128 * 1024;
+
 /// The operations of one mount; shared by its threads.
 #[derive(Debug)]
 pub(super) struct Operations {
     server: Server,
     has_xattr: bool,
+    /// Reads of so many bytes are served by other threads.
+    reads_apart_from: Option<u32>,
     parts: Parts,
 }
 
@@ -62,7 +68,13 @@ fn done<A: AnswerEmpty>((): (), answer: A) {
 impl Operations {
     pub(super) fn new(fs: Arc<Filesystem>, options: &MountOptions, parts: Parts) -> Operations {
         let server = Server::new(fs, options, parts.clone());
-        Operations { server, has_xattr: options.xattr, parts }
+        Operations { server, has_xattr: options.xattr, reads_apart_from: None, parts }
+    }
+
+    /// For a transport whose threads each serve one core: a program that reads a large file
+    /// leaves its own core's thread nothing to run beside, and the other cores idle.
+    pub(super) fn with_reads_apart(self) -> Operations {
+        Operations { reads_apart_from: Some(READ_APART_BYTES_MIN), ..self }
     }
 
     /// Waits for the operations that wait, and answers those that did not begin.
@@ -103,7 +115,7 @@ impl Operations {
 
     fn sync(&self, call: Call, answer: impl AnswerEmpty) {
         let run = move |fs: &Filesystem, caller: &_, _: &mut _| fs.fsync(caller, call.ino);
-        self.server.serve_on_disk(call, answer, run, done);
+        self.server.serve_sync(call, answer, run, done);
     }
 
     pub(super) fn list<A: AnswerListing>(&self, origin: Origin, ino: Ino, cookie: u64, answer: A) {

@@ -13,6 +13,7 @@ use super::flight::{Request as InFlightRequest, Ticket, WaitsFor};
 use super::killed::{Callers, Held};
 use super::mount::Parts;
 use super::options::MountOptions;
+use super::pace::Pace;
 use super::pool::{Job, Pool};
 use crate::chunks::Fetch;
 use crate::fs::{Caller, Filesystem, FsError};
@@ -67,6 +68,7 @@ pub(super) struct Server {
     fs: Arc<Filesystem>,
     parts: Parts,
     pools: Arc<Pools>,
+    pace: Arc<Pace>,
     callers: Arc<Callers>,
     deadline: Duration,
 }
@@ -89,6 +91,7 @@ impl Server {
             fs,
             parts,
             pools: Arc::new(pools),
+            pace: Arc::default(),
             callers: Arc::default(),
             deadline: options.deadline,
         }
@@ -139,7 +142,43 @@ impl Server {
     ) {
         let local = |fs: &Filesystem, caller: &Caller| run(fs, caller);
         let waiting = self.serve_borrowed(call, answer, local, finish.clone());
-        let Some((ticket, answer)) = waiting else { return };
+        if let Some((ticket, answer)) = waiting {
+            self.hand_over_look(call, ticket, answer, run, finish);
+        }
+    }
+
+    /// Like `serve_look`, on another thread from the beginning: for what takes so long that the
+    /// thread which reads requests, and with it everybody on its core, had better go on.
+    pub(super) fn serve_look_apart<A: Answer, T>(
+        &self,
+        call: Call,
+        answer: A,
+        run: impl Fn(&Filesystem, &Caller) -> Result<T, FsError> + Send + 'static,
+        finish: impl FnOnce(T, A) + Clone + Send + 'static,
+    ) {
+        let ticket = self.begin(&call, WaitsFor::Disk);
+        let server = self.clone();
+        let job = Box::new(move || {
+            server.guarded(call, || match run(&server.fs, &call.caller(Fetch::LocalOnly)) {
+                Ok(value) => finish(value, answer),
+                Err(FsError::NotLocal(_)) => {
+                    server.hand_over_look(call, ticket, answer, run, finish);
+                }
+                Err(error) => fail(call, answer, &error),
+            });
+        });
+        self.submit(&self.pools.disk, call, job);
+    }
+
+    /// The second half of `serve_look`: watches the caller while the operation waits.
+    fn hand_over_look<A: Answer, T>(
+        &self,
+        call: Call,
+        ticket: Ticket,
+        answer: A,
+        run: impl Fn(&Filesystem, &Caller) -> Result<T, FsError> + Send + 'static,
+        finish: impl FnOnce(T, A) + Send + 'static,
+    ) {
         let Origin { unique, pid, .. } = call.origin;
         let held = self.callers.hold(unique, pid, answer);
         let callers = Arc::clone(&self.callers);
@@ -155,8 +194,9 @@ impl Server {
         self.hand_over(call, ticket, held, run, finish);
     }
 
-    /// Like `serve`, on a thread that may wait for the local disk: for what ends in a sync.
-    pub(super) fn serve_on_disk<A: Answer, T>(
+    /// Like `serve`, for what ends in a sync: on a thread that may wait for the local disk, or
+    /// on this one while syncs are quick.
+    pub(super) fn serve_sync<A: Answer, T>(
         &self,
         call: Call,
         answer: A,
@@ -164,11 +204,26 @@ impl Server {
         finish: impl FnOnce(T, A) + Send + 'static,
     ) {
         let ticket = self.begin(&call, WaitsFor::Disk);
+        if let Some(_inline) = self.pace.inline() {
+            return self.run_sync(call, ticket, answer, run, finish);
+        }
         let server = self.clone();
-        let job = Box::new(move || {
-            server.guarded(call, || server.run_local(call, ticket, answer, run, finish));
-        });
+        let job = Box::new(move || server.run_sync(call, ticket, answer, run, finish));
         self.submit(&self.pools.disk, call, job);
+    }
+
+    fn run_sync<A: Answer, T>(
+        &self,
+        call: Call,
+        ticket: Ticket,
+        answer: A,
+        run: impl Fn(&Filesystem, &Caller, &mut A) -> Result<T, FsError> + Send + 'static,
+        finish: impl FnOnce(T, A) + Send + 'static,
+    ) {
+        let clock = &self.parts.clock;
+        let begun = clock.monotonic();
+        self.guarded(call, || self.run_local(call, ticket, answer, run, finish));
+        self.pace.took(clock.monotonic().saturating_sub(begun));
     }
 
     /// The first half of `serve`, for an operation whose arguments are borrowed from the

@@ -45,7 +45,7 @@ impl Write {
             move |fs: &Filesystem, caller: &Caller, _: &mut A| self.run(fs, caller, &data)
         };
         if self.is_sync {
-            return server.serve_on_disk(call, answer, copied(), finish);
+            return server.serve_sync(call, answer, copied(), finish);
         }
         let run = |fs: &Filesystem, caller: &Caller| self.run(fs, caller, data);
         if let Some((ticket, answer)) = server.serve_borrowed(call, answer, run, finish.clone()) {

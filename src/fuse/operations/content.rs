@@ -1,7 +1,7 @@
 //! A file's content.
 
 use super::{Operations, done};
-use crate::fs::{AllocateMode, CopyRange, FsError, Seek};
+use crate::fs::{AllocateMode, Caller, CopyRange, Filesystem, FsError, Seek};
 use crate::fuse::answer::{AnswerData, AnswerEmpty, AnswerOffset, AnswerWritten};
 use crate::fuse::convert::COPY_BYTES_MAX;
 use crate::fuse::count::Opcode;
@@ -17,12 +17,14 @@ impl Operations {
         (offset, len): (u64, u32),
         answer: A,
     ) {
-        self.server.serve_look(
-            Call::new(origin, Opcode::Read, ino),
-            answer,
-            move |fs, caller| fs.read(caller, ino, offset, len),
-            |bytes, answer: A| answer.data(bytes),
-        );
+        let call = Call::new(origin, Opcode::Read, ino);
+        let run = move |fs: &Filesystem, caller: &Caller| fs.read(caller, ino, offset, len);
+        let finish = |bytes, answer: A| answer.data(bytes);
+        if self.reads_apart_from.is_some_and(|least| len >= least) {
+            self.server.serve_look_apart(call, answer, run, finish);
+        } else {
+            self.server.serve_look(call, answer, run, finish);
+        }
     }
 
     pub(in crate::fuse) fn write<A: AnswerWritten>(

@@ -214,7 +214,7 @@ fn a_sync_does_not_wait_behind_the_store() {
         |value, probe| probe.send(value),
     );
     let (probe, sync) = Probe::new();
-    bench.server.serve_on_disk(call(4), probe, |_, _, _| Ok(2), |value, probe| probe.send(value));
+    bench.server.serve_sync(call(4), probe, |_, _, _| Ok(2), |value, probe| probe.send(value));
     assert_eq!(outcome(&sync), 2);
     release.send(()).unwrap();
     assert_eq!(outcome(&remote), 1);

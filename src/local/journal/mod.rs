@@ -59,12 +59,24 @@ pub(super) struct Journal {
 pub(super) struct Writer {
     segment: Arc<Segment>,
     at: Position,
+    /// Length of the segment's file: behind `at` lies what was written ahead.
+    file_len: u64,
+    /// Rounds of syncing when the file last had to grow.
+    rounds_grown: u64,
     /// Data bytes in the current segment.
     data_bytes: u64,
     /// Bytes of records since the start; grows only.
     written: u64,
     scratch: Vec<u8>,
 }
+
+/// Zeros that are written behind a record whose predecessors were synced one by one. The next
+/// ones overwrite them, so that syncing them costs the disk's own write and no commit of the
+/// local filesystem's: neither length nor blocks of the file change.
+const AHEAD_BYTES: u64 = 256 * 1024;
+
+/// Larger records pay for their own growth: zeros would double what is written.
+const AHEAD_RECORD_BYTES_MAX: u64 = 64 * 1024;
 
 /// Most scratch memory that is kept from one commit to the next.
 const SCRATCH_BYTES_MAX: usize = 1 << 20;
@@ -99,6 +111,8 @@ impl Journal {
             writer: Mutex::new(Writer {
                 segment,
                 at,
+                file_len: SEGMENT_HEADER_LEN,
+                rounds_grown: 0,
                 data_bytes: 0,
                 written: 0,
                 scratch: Vec::new(),
@@ -154,13 +168,51 @@ impl Journal {
         writer.written += header.record_len();
         writer.scratch.truncate(SCRATCH_BYTES_MAX);
         writer.scratch.shrink_to(SCRATCH_BYTES_MAX);
-        self.bytes.fetch_add(header.record_len(), Ordering::Relaxed);
+        self.grow(writer, header.record_len());
         self.syncer.appended(header.seq);
         Ok(())
     }
 
-    fn write(&self, writer: &Writer, data: &[&[u8]]) -> Result<(), LocalError> {
-        let (segment, offset) = (&writer.segment, writer.at.offset);
+    /// Takes note of the file's new length, and writes ahead where records are small and synced.
+    fn grow(&self, writer: &mut Writer, record_len: u64) {
+        #[cfg(test)]
+        writer.segment.faults.appended_to.store(writer.at.offset, Ordering::Relaxed);
+        if writer.at.offset <= writer.file_len {
+            return;
+        }
+        self.set_file_len(writer, writer.at.offset);
+        let rounds = self.syncer.rounds();
+        let is_synced = std::mem::replace(&mut writer.rounds_grown, rounds) != rounds;
+        let room = self.segment_bytes_max.saturating_sub(writer.at.offset).min(AHEAD_BYTES);
+        if !is_synced || record_len > AHEAD_RECORD_BYTES_MAX || room == 0 {
+            return;
+        }
+        match writer.segment.write_zeros(writer.at.offset, room) {
+            Ok(()) => self.set_file_len(writer, writer.at.offset + room),
+            // The record is there; a full disk must not be filled further.
+            Err(error) => {
+                tracing::debug!(%error, "the journal is not written ahead");
+                self.cut(writer);
+            }
+        }
+    }
+
+    /// Cuts off what is behind the last record. A failure leaves a journal that can't go on.
+    fn cut(&self, writer: &mut Writer) {
+        match writer.segment.truncate(writer.at.offset) {
+            Ok(()) => self.set_file_len(writer, writer.at.offset),
+            Err(error) => self.syncer.poison(&error),
+        }
+    }
+
+    fn set_file_len(&self, writer: &mut Writer, len: u64) {
+        let before = std::mem::replace(&mut writer.file_len, len);
+        // Wraps around to a subtraction.
+        self.bytes.fetch_add(len.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    fn write(&self, writer: &mut Writer, data: &[&[u8]]) -> Result<(), LocalError> {
+        let (segment, offset) = (Arc::clone(&writer.segment), writer.at.offset);
         let result = if data.is_empty() {
             segment.write_at(&mut [IoSlice::new(&writer.scratch)], offset)
         } else {
@@ -173,13 +225,15 @@ impl Journal {
         };
         let Err(error) = result else { return Ok(()) };
         // Half a record must not stay: the next one has to follow the last whole one.
-        if let Err(error) = segment.truncate(offset) {
-            self.syncer.poison(&error);
-        }
+        self.cut(writer);
         Err(segment.error("write", error))
     }
 
     fn roll(&self, writer: &mut Writer) -> Result<(), LocalError> {
+        if writer.file_len > writer.at.offset {
+            writer.segment.truncate(writer.at.offset)?;
+            self.set_file_len(writer, writer.at.offset);
+        }
         let number = writer.at.segment + 1;
         let next = Arc::new(Segment::create(&self.dir, number, self.cache)?);
         crash_point("journal-rolled");
@@ -188,6 +242,7 @@ impl Journal {
         self.syncer.rolled(Arc::clone(&next));
         writer.segment = next;
         writer.at = Position { segment: number, offset: SEGMENT_HEADER_LEN, seq: writer.at.seq };
+        writer.file_len = SEGMENT_HEADER_LEN;
         writer.data_bytes = 0;
         Ok(())
     }

@@ -69,7 +69,7 @@ pub(super) fn recover(
 /// How a segment ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
-    /// With its last record.
+    /// With its last record, and perhaps room for more.
     Whole,
     /// With something that is no record, or not the next; it was cut off.
     Torn,
@@ -105,6 +105,11 @@ fn take_valid(
     *end = Position { segment: segment.number, offset: begin, seq: end.seq };
     while end.offset < len {
         let Some(header) = valid_record(segment, *end, len)? else {
+            if is_room(segment, end.offset, len)? {
+                // Whether the next segment goes on from here, its first record's number tells.
+                segment.truncate(end.offset)?;
+                return Ok(Found::Whole);
+            }
             let dropped = len - end.offset;
             tracing::warn!(segment = segment.number, dropped, "cutting off the journal's torn end");
             segment.truncate(end.offset)?;
@@ -114,6 +119,14 @@ fn take_valid(
         end.seq = header.seq;
     }
     Ok(Found::Whole)
+}
+
+/// Whether no record was begun at `at`: there are only zeros that were written ahead.
+fn is_room(segment: &Segment, at: u64, len: u64) -> Result<bool, LocalError> {
+    let mut bytes = [0; HEADER_LEN];
+    let header = &mut bytes[..HEADER_LEN.min((len - at) as usize)];
+    segment.read_exact_at(header, at).map_err(|error| segment.error("read", error))?;
+    Ok(header.iter().all(|&byte| byte == 0))
 }
 
 /// The record at `at`, if it is whole and the next one.

@@ -5,7 +5,8 @@
 //! | "DMJRNL1\n" | number | cache id | crc | records ...
 //! |             | u64    | 16       | u32 (CRC-32C of bytes 0 to 31)
 //! ```
-//! Files are only appended to; what follows the last whole record is cut off at recovery.
+//! Records are only appended. Behind the last one there may be zeros that were written ahead, for
+//! the next to overwrite; what follows the last whole record is cut off at recovery.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
@@ -100,6 +101,18 @@ impl Segment {
         Ok(())
     }
 
+    /// Writes zeros behind the last record.
+    pub(super) fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()> {
+        static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        let mut at = offset;
+        while at < offset + len {
+            let piece = &ZEROS[..ZEROS.len().min((offset + len - at) as usize)];
+            self.write_at(&mut [IoSlice::new(piece)], at)?;
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
     pub(super) fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buf, offset)
     }
@@ -108,7 +121,10 @@ impl Segment {
         #[cfg(test)]
         self.faults.before_sync().map_err(|error| self.error("sync", error))?;
         #[cfg(test)]
-        let synced_len = self.len()?;
+        let synced_len = match self.faults.appended_to.load(std::sync::atomic::Ordering::Relaxed) {
+            0 => self.len()?,
+            appended_to => appended_to,
+        };
         self.file.sync_data().map_err(|error| self.error("sync", error))?;
         #[cfg(test)]
         faults::synced(&self.path, synced_len);
@@ -207,11 +223,17 @@ pub(super) mod faults {
         pub full_at: AtomicU64,
         /// Every sync fails, as after a lost write-back.
         pub sync_fails: AtomicBool,
+        /// End of the last record that was appended; 0: none yet.
+        pub appended_to: AtomicU64,
     }
 
     impl Default for Faults {
         fn default() -> Faults {
-            Faults { full_at: AtomicU64::new(u64::MAX), sync_fails: AtomicBool::new(false) }
+            Faults {
+                full_at: AtomicU64::new(u64::MAX),
+                sync_fails: AtomicBool::new(false),
+                appended_to: AtomicU64::new(0),
+            }
         }
     }
 

@@ -263,3 +263,96 @@ fn an_applied_position_in_a_segment_that_a_power_cut_took_is_no_damage() {
         }
     }
 }
+
+/// A journal with segments that have room for what is written ahead.
+fn open_roomy(fixture: &Fixture) -> Journal {
+    Journal::open(fixture.dir.path(), CACHE, 1 << 20, None).unwrap()
+}
+
+fn file_len(fixture: &Fixture, number: u64) -> u64 {
+    fixture.file(number).metadata().unwrap().len()
+}
+
+#[test]
+fn small_records_that_are_synced_one_by_one_find_room_written_ahead() {
+    let fixture = Fixture::new();
+    let journal = open_roomy(&fixture);
+    let mut growths = 0;
+    let mut len = file_len(&fixture, 1);
+    for n in 1..=1000 {
+        append(&journal, n, &[n as u8; 500]).unwrap();
+        journal.sync().unwrap();
+        growths += u32::from(std::mem::replace(&mut len, file_len(&fixture, 1)) != len);
+        assert_eq!(journal.bytes(), len, "what is written ahead takes space");
+    }
+    // The first record, which nothing was synced before, and then each AHEAD_BYTES.
+    let most = 2 + journal.writer().position().offset / AHEAD_BYTES;
+    assert!(u64::from(growths) <= most, "{growths} growths of the file");
+    drop(journal);
+    let journal = open_roomy(&fixture);
+    assert_eq!(replayed(&journal, None), range(1000));
+    assert!(file_len(&fixture, 1) < len, "the room is given back");
+}
+
+#[test]
+fn nothing_is_written_ahead_without_syncs_or_for_large_records() {
+    let fixture = Fixture::new();
+    let journal = open_roomy(&fixture);
+    for n in 1..=20 {
+        append(&journal, n, &[n as u8; 5000]).unwrap();
+        assert_eq!(file_len(&fixture, 1), journal.writer().position().offset);
+    }
+    journal.sync().unwrap();
+    append(&journal, 21, &vec![1; AHEAD_RECORD_BYTES_MAX as usize]).unwrap();
+    assert_eq!(file_len(&fixture, 1), journal.writer().position().offset);
+}
+
+#[test]
+fn a_segment_that_is_left_early_keeps_no_room_and_the_next_goes_on() {
+    let fixture = Fixture::new();
+    let journal = open_roomy(&fixture);
+    for n in 1..=3 {
+        append(&journal, n, &[3; 100]).unwrap();
+        journal.sync().unwrap();
+    }
+    let end = journal.writer().position().offset;
+    assert!(file_len(&fixture, 1) > end);
+    journal.roll_if_over(&mut journal.writer(), 1).unwrap();
+    assert_eq!(file_len(&fixture, 1), end);
+    append(&journal, 4, b"more").unwrap();
+    let bytes = journal.bytes();
+    assert_eq!(journal.delete(1).unwrap(), end);
+    assert_eq!(journal.bytes(), bytes - end);
+}
+
+#[test]
+fn room_that_a_power_cut_left_behind_does_not_hide_the_next_segment() {
+    let fixture = Fixture::new();
+    let journal = open_roomy(&fixture);
+    for n in 1..=3 {
+        append(&journal, n, &[3; 100]).unwrap();
+        journal.sync().unwrap();
+    }
+    journal.roll_if_over(&mut journal.writer(), 1).unwrap();
+    append(&journal, 4, b"more").unwrap();
+    drop(journal);
+    // The shorter length did not reach the disk.
+    let file = fixture.file(1);
+    file.set_len(file.metadata().unwrap().len() + 1000).unwrap();
+    assert_eq!(replayed(&open_roomy(&fixture), None), range(4));
+}
+
+#[test]
+fn a_record_stays_when_the_disk_has_no_room_ahead() {
+    let fixture = Fixture::new();
+    let journal = open_roomy(&fixture);
+    append(&journal, 1, &[1; 100]).unwrap();
+    journal.sync().unwrap();
+    journal.faults(|faults| faults.full_at.store(1000, Ordering::Relaxed));
+    append(&journal, 2, &[2; 100]).unwrap();
+    let end = journal.writer().position().offset;
+    assert_eq!((file_len(&fixture, 1), journal.bytes()), (end, end));
+    journal.sync().unwrap();
+    drop(journal);
+    assert_eq!(replayed(&open_roomy(&fixture), None), range(2));
+}

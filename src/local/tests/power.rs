@@ -106,6 +106,11 @@ fn cut_power(journal: &Path, random: &mut Random) {
         if random.below(2) == 0 {
             garble(&file, durable.len, left, random);
         }
+        if random.below(2) == 0 {
+            // What was written ahead is there, and what was written over it only in part.
+            let from = durable.len + random.below(left + 1);
+            file.write_all_at(&vec![0; (durable.len + left - from) as usize], from).unwrap();
+        }
     }
 }
 
