@@ -7,7 +7,7 @@ use std::ops::Range;
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use crate::format::PackSlot;
+use crate::format::{CHUNK_LEN_MAX, FRAME_HEADER_LEN, PACK_HEADER_LEN, PACK_LEN_MAX, PackSlot};
 use crate::types::{ChunkId, PackId};
 
 /// Most bytes that the first miss in a place may fetch.
@@ -43,6 +43,16 @@ pub(super) const TREE_WINDOW_SLACK_BYTES: u64 = 64 * 1024;
 pub(super) fn slot_range(slot: &PackSlot) -> Range<u64> {
     let start = u64::from(slot.offset);
     start..start + u64::from(slot.len)
+}
+
+/// Whether a chunk's frame can be there. What the store says of places may be anything: a length
+/// is what is fetched for it.
+pub(super) fn is_chunk_slot(slot: &PackSlot) -> bool {
+    let range = slot_range(slot);
+    let len = slot.len as usize;
+    (FRAME_HEADER_LEN..=FRAME_HEADER_LEN + CHUNK_LEN_MAX).contains(&len)
+        && range.start >= PACK_HEADER_LEN as u64
+        && range.end <= PACK_LEN_MAX
 }
 
 /// Number of the tree window in which a node at this offset begins.
