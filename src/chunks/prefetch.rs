@@ -380,23 +380,19 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Fetches a range unless somebody else has it on its way or it is there (`is_done`) when its
-    /// turn comes. Only then is it on the list of what is on its way: nobody waits for what itself
-    /// waits behind other requests. None: nothing was fetched.
+    /// Fetches what `wanted` says when its turn comes, unless somebody else has it on its way. Only
+    /// then is it on the list of what is on its way: nobody waits for what itself waits behind
+    /// other requests. None: nothing was fetched.
     fn fetch(
         &self,
         kind: FrameKind,
-        need: Need,
+        wanted: impl Fn() -> Option<Need>,
         purpose: Purpose,
-        (is_done, busy): (impl Fn() -> bool, &mut Busy<'_>),
+        busy: &mut Busy<'_>,
     ) -> Option<Landing> {
-        if is_done() {
-            return None;
-        }
+        wanted()?;
         let turn = self.fetcher.below.remote.wait_for_turn(&self.brake)?;
-        if is_done() {
-            return None;
-        }
+        let need = wanted()?;
         let window = Window { pack: need.0, range: need.1.clone(), wanted: Vec::new() };
         let led = self.fetcher.flights.depart(&[(0, need)], self.deadline(), |_| vec![window]).led;
         let lead = led.into_iter().next()?;
@@ -409,10 +405,11 @@ impl Shared {
     /// Fetches chunks, unopened: they are checked when they are read. Where it fails, the reader
     /// finds out for itself.
     fn fetch_piece(&self, piece: &Piece, purpose: Purpose, mut busy: Busy<'_>) {
-        let is_done = || piece.chunks.iter().all(|id| self.fetcher.is_local(id));
-        let need = (piece.pack, piece.range.clone());
-        let landing = self.fetch(FrameKind::Chunk, need, purpose, (is_done, &mut busy));
-        drop(landing);
+        let wanted = || {
+            let rest = piece.rest(|id| self.fetcher.is_local(id));
+            rest.map(|range| (piece.pack, range))
+        };
+        drop(self.fetch(FrameKind::Chunk, wanted, purpose, &mut busy));
         if purpose == Purpose::Hot {
             let bytes = piece.range.end - piece.range.start;
             self.fetcher.below.counters.prefetch_bytes_left.sub(bytes);
@@ -422,10 +419,11 @@ impl Shared {
     /// Fetches a window of a tree pack that is not local yet. One that failed goes back into the
     /// queue after a pause.
     fn fetch_window(&self, mut window: TreeWindow, mut busy: Busy<'_>) {
-        let is_done = || self.fetcher.has_tree_window(&window.pack, window.number);
-        let whole = (window.pack, tree_window(window.number));
-        let purpose = Purpose::Neighbour;
-        let landing = self.fetch(FrameKind::Node, whole, purpose, (is_done, &mut busy));
+        let wanted = || {
+            let is_known = self.fetcher.has_tree_window(&window.pack, window.number);
+            (!is_known).then(|| (window.pack, tree_window(window.number)))
+        };
+        let landing = self.fetch(FrameKind::Node, wanted, Purpose::Neighbour, &mut busy);
         busy.arrived();
         window.failures += 1;
         if !matches!(landing, Some(Landing::Failed(_))) || window.failures >= ATTEMPTS_MAX {

@@ -512,7 +512,8 @@ mod tests {
             for file in 0..3 {
                 let at = (100 + file, step * 128 * KIB);
                 if let Some(wish) = regions.read(at, 128 * KIB, true, BOUNDS) {
-                    assert_eq!(wish.from.0, at.0, "what is ahead of this reader");
+                    let begins = at.1 < FIRST_CHUNK_BYTES;
+                    assert!(begins || wish.from.0 == at.0, "what is ahead of this reader");
                     asked[file as usize] += wish.bytes;
                     let to = (at.0, wish.from.1 + wish.bytes);
                     regions.looked(&wish, &found(to, wish.bytes));
