@@ -2,9 +2,10 @@
 //! one core can do with the same bytes:
 //!
 //! ```text
-//! cargo run --release --example wake_bench -- cold|sleep|git|hot /a/directory/on/a/disk
+//! cargo run --release --example wake_bench -- cold|sleep|git|hot /a/directory/on/a/disk [tar]
 //! ```
-//! `cold`: read everything (5,000 small files and a large one) through a mount on an empty cache;
+//! `cold`: read everything (5,000 small files and a large one) through a mount on an empty cache (a
+//! further word: only what has it in its name, and what came by the line in each 100 ms);
 //! `sleep`: the first hibernation of 1 GiB; `git`: `git status` of 10,000 files cold, with a hot
 //! set, and on a warm cache; `hot`: how long a scattered hot set takes. Commands run in child processes.
 #![allow(clippy::print_stdout, reason = "a program whose output is its purpose")]
@@ -81,6 +82,30 @@ impl World {
 
     fn resume(&self, options: &ResumeOptions, over_the_line: bool) -> Result<Workspace> {
         Ok(Workspace::resume(self.remote(over_the_line)?, Arc::clone(&self.clock), options)?)
+    }
+
+    /// As `run`, and tells what came by the line in each 100 ms.
+    fn run_traced(&self, workspace: &Workspace, command: &str) -> Result<f64> {
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut last = 0;
+                while !done.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(100));
+                    let (now, ahead) = (self.line.stats().bytes_in, workspace.status().ahead);
+                    print!(
+                        "{:.1}({:.0}) ",
+                        now.saturating_sub(last) as f64 / 1e6,
+                        (ahead.reader_bytes - ahead.reader_used_bytes) as f64 / 1e6
+                    );
+                    last = now;
+                }
+                println!();
+            });
+            let seconds = self.run(workspace, command);
+            done.store(true, Ordering::Relaxed);
+            seconds
+        })
     }
 
     /// Runs a shell command in a mount of the workspace; its seconds, without mounting.
@@ -221,7 +246,22 @@ fn fill(world: &World) -> Result<()> {
     Ok(())
 }
 
-fn cold(world: &World) -> Result<()> {
+/// What came by the line since it was reset, and what for.
+fn traffic(world: &World, workspace: &Workspace) -> String {
+    let (stats, ahead) = (world.line.stats(), workspace.status().ahead);
+    format!(
+        "{} GETs, {:.1} MB, chain {}; ahead {:.1} MB, {:.1} read; neighbours {:.1}, {:.1}",
+        stats.gets,
+        stats.bytes_in as f64 / 1e6,
+        stats.round_trips,
+        ahead.reader_bytes as f64 / 1e6,
+        ahead.reader_used_bytes as f64 / 1e6,
+        ahead.neighbour_bytes as f64 / 1e6,
+        ahead.neighbour_used_bytes as f64 / 1e6,
+    )
+}
+
+fn cold(world: &World, only: Option<&str>) -> Result<()> {
     fill(world)?;
     let small = "find d* -type f -print0 | xargs -0 cat | cat > /dev/null";
     let contenders = [
@@ -238,6 +278,7 @@ fn cold(world: &World) -> Result<()> {
             ),
         ),
         ("small files only, one reader", String::from(small)),
+        ("small files only, grep -r", String::from("grep -r 'no such words' d*; test $? = 1")),
         ("large file only", String::from("cat large | cat > /dev/null")),
     ];
     let mut plain = Vec::new();
@@ -248,23 +289,22 @@ fn cold(world: &World) -> Result<()> {
     for _ in 0..ROUNDS {
         let (packs, seconds) = world.download()?;
         (bytes, _) = (packs, plain.push(seconds));
-        for (index, (_, command)) in contenders.iter().enumerate() {
+        for (index, (name, command)) in contenders.iter().enumerate() {
+            if only.is_some_and(|only| !name.contains(only)) {
+                times[index].push(f64::NAN);
+                warm[index].push(f64::NAN);
+                continue;
+            }
             let mut options = world.options(world.fresh("cache")?)?;
             options.upkeep.hot_bytes_max = 0;
             let workspace = world.resume(&options, true)?;
             world.line.reset();
-            times[index].push(world.run(&workspace, command)?);
-            let (stats, ahead) = (world.line.stats(), workspace.status().ahead);
-            notes[index] = format!(
-                "{} GETs, {:.1} MB, chain {}; ahead {:.1} MB, {:.1} read; neighbours {:.1}, {:.1}",
-                stats.gets,
-                stats.bytes_in as f64 / 1e6,
-                stats.round_trips,
-                ahead.reader_bytes as f64 / 1e6,
-                ahead.reader_used_bytes as f64 / 1e6,
-                ahead.neighbour_bytes as f64 / 1e6,
-                ahead.neighbour_used_bytes as f64 / 1e6,
-            );
+            let seconds = match only {
+                Some(_) => world.run_traced(&workspace, command)?,
+                None => world.run(&workspace, command)?,
+            };
+            times[index].push(seconds);
+            notes[index] = traffic(world, &workspace);
             hibernate(&workspace)?;
             drop(workspace);
             options.local_dir = world.dir.join("cache");
@@ -277,6 +317,9 @@ fn cold(world: &World) -> Result<()> {
     println!("plain download of all packs: {:.1} MB in {wire:.2} s", bytes as f64 / 1e6);
     for (index, (name, _)) in contenders.iter().enumerate() {
         let (seconds, local) = (median(&mut times[index]), median(&mut warm[index]));
+        if seconds.is_nan() {
+            continue;
+        }
         println!(
             "{name}: {seconds:.2} s, {:.0}% of the wire (warm local cache: {local:.2} s); {}",
             wire / seconds * 100.0,
@@ -428,11 +471,13 @@ fn git(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Time until a hot set of 32 MiB is down, by how many packs it lies in and how much lies between:
-/// one pack without gaps is what a boot pack would be.
+/// Bytes of a file that is read.
+const HOT_FILE_BYTES: u64 = 16 * 1024;
+
+/// Time until a hot set of 32 MiB is down and to read it, by how many packs it lies in and how much
+/// lies between: one pack without gaps is what a boot pack would be.
 fn hot(dir: &Path) -> Result<()> {
     const HOT_FILES: u64 = 2048;
-    const FILE_BYTES: u64 = 16 * 1024;
     for (packs, every) in [(1, 1), (1, 4), (1, 16), (16, 4), (64, 4), (256, 4), (256, 16)] {
         let world = World::new(dir)?;
         let workspace = world.resume(&world.options(world.fresh("cache")?)?, false)?;
@@ -442,7 +487,7 @@ fn hot(dir: &Path) -> Result<()> {
         for pack in 0..packs {
             for file in 0..HOT_FILES / packs * every {
                 let name = format!("{pack}-{file}");
-                let content = noise(pack << 32 | file, FILE_BYTES);
+                let content = noise(pack << 32 | file, HOT_FILE_BYTES);
                 write(&world, &fs, (parent, &name), std::iter::once(content))?;
                 if file % every == 0 {
                     let name = Name::new(name.as_bytes())?;
@@ -456,32 +501,63 @@ fn hot(dir: &Path) -> Result<()> {
         drop(workspace);
         let first = world.resume(&world.options(world.fresh("cache")?)?, false)?;
         for ino in &inos {
-            first.fs().read(&caller(&*world.clock), *ino, 0, FILE_BYTES as u32)?;
+            first.fs().read(&caller(&*world.clock), *ino, 0, HOT_FILE_BYTES as u32)?;
         }
         write(&world, &first.fs(), (Ino::ROOT, "stamp"), std::iter::once(vec![1]))?;
         hibernate(&first)?;
         drop(first);
-        let mut options = world.options(world.fresh("cache")?)?;
-        options.read_only = true;
-        let workspace = world.resume(&options, true)?;
-        let start = world.clock.monotonic();
-        let wanted = HOT_FILES * FILE_BYTES;
-        while workspace.status().ahead.hot_bytes < wanted || workspace.status().ahead.left_bytes > 0
-        {
-            std::thread::sleep(Duration::from_millis(5));
-            let waited = world.clock.monotonic() - start;
-            ensure!(waited < Duration::from_secs(30), "{:?}", workspace.status().ahead);
+        println!("hot set of 33.6 MB in {packs} packs, one file of {every} hot:");
+        for how in [Hot::Off, Hot::OnItsWay, Hot::Down] {
+            read_hot(&world, &inos, how)?;
         }
-        let seconds = (world.clock.monotonic() - start).as_secs_f64();
-        let stats = world.line.stats();
-        println!(
-            "hot set of 33.6 MB in {packs} packs, one file of {every} hot: {seconds:.2} s, {} GETs, {:.1} MB",
-            stats.gets,
-            stats.bytes_in as f64 / 1e6
-        );
-        workspace.close()?;
     }
     Ok(())
+}
+
+/// How a hot set is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hot {
+    Off,
+    OnItsWay,
+    Down,
+}
+
+/// Wakes on an empty cache and reads these files one after the other.
+fn read_hot(world: &World, inos: &[Ino], how: Hot) -> Result<()> {
+    let mut options = world.options(world.fresh("cache")?)?;
+    options.read_only = true;
+    if how == Hot::Off {
+        options.upkeep.hot_bytes_max = 0;
+    }
+    world.line.reset();
+    let workspace = world.resume(&options, true)?;
+    let start = world.clock.monotonic();
+    let down = || {
+        let ahead = workspace.status().ahead;
+        ahead.hot_bytes > 0 && ahead.left_bytes == 0
+    };
+    while how == Hot::Down && !down() {
+        std::thread::sleep(Duration::from_millis(5));
+        let waited = world.clock.monotonic() - start;
+        ensure!(waited < Duration::from_secs(30), "{:?}", workspace.status().ahead);
+    }
+    let (seconds, before) = ((world.clock.monotonic() - start).as_secs_f64(), world.line.stats());
+    let start = world.clock.monotonic();
+    for ino in inos {
+        workspace.fs().read(&caller(&*world.clock), *ino, 0, HOT_FILE_BYTES as u32)?;
+    }
+    let read = (world.clock.monotonic() - start).as_secs_f64();
+    let stats = world.line.stats();
+    println!(
+        "    {how:?}: down after {seconds:.2} s ({} GETs, {:.1} MB), read in {read:.2} s (chain {}); \
+         in all {} GETs, {:.1} MB",
+        before.gets,
+        before.bytes_in as f64 / 1e6,
+        stats.round_trips - before.round_trips,
+        stats.gets,
+        stats.bytes_in as f64 / 1e6
+    );
+    Ok(workspace.close()?)
 }
 
 fn main() -> Result<()> {
@@ -492,7 +568,7 @@ fn main() -> Result<()> {
     let dir = tempfile::tempdir_in(&dir)?;
     let world = World::new(dir.path())?;
     match what.as_str() {
-        "cold" => cold(&world),
+        "cold" => cold(&world, arguments.next().as_deref()),
         "sleep" => sleep(&world),
         "git" => git(&world),
         "hot" => hot(dir.path()),

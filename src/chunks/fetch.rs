@@ -19,7 +19,7 @@ use super::frames::{FrameId, open_frame};
 use super::hot::HotSet;
 use super::memory::ByteLru;
 use super::stats::Counters;
-use super::window::WindowPlanner;
+use super::window::{WindowPlanner, is_chunk_slot};
 use super::{ChunkError, ChunkOptions};
 
 /// Most bytes of frames that one call has on its way at once; a longer list goes in rounds.
@@ -189,6 +189,11 @@ impl Fetcher {
         found: &mut [Option<Bytes>],
     ) -> Result<(), ChunkError> {
         let list: Vec<_> = round.iter().map(|&i| (wanted[i].0.0, wanted[i].1)).collect();
+        if let Some((id, slot)) = list.iter().find(|(_, slot)| !is_chunk_slot(slot)) {
+            let (what, pack) = (format!("chunk {}", ChunkId(*id)), slot.pack);
+            let cause = String::from("no frame can lie where its extent says");
+            return Err(ChunkError::Corrupt { what, pack, cause });
+        }
         let counters = &self.below.counters;
         counters.misses.add_len(list.len());
         counters.chunk_wanted_bytes.add(list.iter().map(|(_, slot)| u64::from(slot.len)).sum());

@@ -48,6 +48,9 @@ pub use tree_packs::{ClosedTree, FinishedTree, PackWriter};
 
 const MIB: usize = 1 << 20;
 
+/// Bytes fetched of a hot set whose chunks lie apart, for each byte that it may have.
+pub const HOT_GAPS_SHARE: u64 = 4;
+
 /// Limits of the layer.
 #[derive(Debug, Clone)]
 pub struct ChunkOptions {
@@ -157,9 +160,16 @@ impl Chunks {
     }
 
     /// Fetches what a reader will want next into the local cache, in the background, before all
-    /// other prefetch. `scan` finds out what that is; it runs in a background thread.
-    pub fn prefetch_ahead(&self, scan: impl FnOnce() -> Vec<(ChunkId, PackSlot)> + Send + 'static) {
-        self.prefetcher.add_scan(Scan(Box::new(scan)));
+    /// other prefetch. `scan` finds out what that is; it runs in a background thread. What a reader
+    /// wants who `is_new` goes before what others have ahead of them. False: too much is looked for
+    /// already; `scan` will not run.
+    #[must_use]
+    pub fn prefetch_ahead(
+        &self,
+        scan: impl FnOnce() -> Vec<(ChunkId, PackSlot)> + Send + 'static,
+        is_new: bool,
+    ) -> bool {
+        self.prefetcher.add_scan(Scan { find: Box::new(scan), is_new })
     }
 
     /// A decoded tree node. A miss fetches its aligned 2 MiB window of the tree pack and caches
@@ -269,21 +279,26 @@ impl Chunks {
     }
 
     /// Fetches whole tree packs in the background, in this order, but for what was fetched
-    /// before. At most half of the local budget is filled like this.
+    /// before. At most half of what the cache may come to is filled like this.
     pub fn prefetch_trees(&self, packs: &[PackInfo]) {
-        let bytes_max = self.options.prefetch_tree_bytes_max.min(self.prefetch_budget());
+        let bytes_max = self.options.prefetch_tree_bytes_max.min(self.cache_bytes_max() / 2);
         self.prefetcher.add_trees(packs, bytes_max);
     }
 
-    fn prefetch_budget(&self) -> u64 {
-        self.fetcher.below.local.usage().map_or(0, |usage| usage.budget) / 2
+    /// Bytes that the local cache may come to, as things stand.
+    #[must_use]
+    pub fn cache_bytes_max(&self) -> u64 {
+        self.fetcher.below.local.cache_bytes_max()
     }
 
     /// Fetches chunks into the local cache in the background, about in this order, up to
     /// `bytes_max` bytes of frames, after all tree packs; those that lie near each other in a pack
-    /// in one request.
+    /// in one request. What lies between is fetched too, to at most [`HOT_GAPS_SHARE`] times as
+    /// much in all. At most a quarter of what the cache may come to is filled like this.
     pub fn prefetch_chunks(&self, list: &[(ChunkId, PackSlot)], bytes_max: u64) {
-        self.prefetcher.add_hot(list, bytes_max.min(self.prefetch_budget()));
+        let room = self.cache_bytes_max() / 4;
+        let fetched_bytes_max = bytes_max.saturating_mul(HOT_GAPS_SHARE).min(room);
+        self.prefetcher.add_hot(list, bytes_max.min(room), fetched_bytes_max);
     }
 
     /// The chunks read so far, first ones first, at most [`crate::format::HOT_SET_LEN_MAX`] of them
@@ -341,7 +356,8 @@ impl Chunks {
         }
     }
 
-    /// Stops the background threads and joins them, after the requests that they have under way.
+    /// Stops the background threads and joins them, after the uploads that they have under way;
+    /// prefetch is broken off.
     /// Those who wait in `add_chunk` or `flush` get [`ChunkError::Closed`]; reads go on.
     pub fn shutdown(&self) {
         self.uploaders.shutdown();

@@ -15,13 +15,14 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::format::{FrameKind, PackInfo, PackSlot};
+use crate::remote::Brake;
 use crate::types::{ChunkId, PackId, Standing};
 
 use super::ahead::Purpose;
 use super::fetch::Fetcher;
-use super::flight::{Landing, Lead, Need};
+use super::flight::{Landing, Need};
 use super::transfer::BACKGROUND_DEADLINE;
-use super::window::{Piece, Window, pieces, tree_window, tree_windows};
+use super::window::{Piece, Window, is_chunk_slot, pieces, tree_window, tree_windows};
 
 /// Bytes on their way at once while nobody waits: 25 ms of a line of 100 MB/s are 2.5 MB, and
 /// requests begin and end at their own times.
@@ -56,7 +57,11 @@ const PAUSE_FIRST: Duration = Duration::from_secs(2);
 pub(super) type ChunkList = Vec<(ChunkId, PackSlot)>;
 
 /// Finds out which chunks a reader will want next, in a background thread.
-pub(super) struct Scan(pub(super) Box<dyn FnOnce() -> ChunkList + Send>);
+pub(super) struct Scan {
+    pub(super) find: Box<dyn FnOnce() -> ChunkList + Send>,
+    /// What it finds goes before what other readers have ahead of them.
+    pub(super) is_new: bool,
+}
 
 impl fmt::Debug for Scan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,6 +133,8 @@ struct Shared {
     /// No call into another layer is made under it.
     queue: Mutex<Queue>,
     changed: Condvar,
+    /// Ends requests under way when the threads are to end.
+    brake: Brake,
 }
 
 /// The background readers, started as there is something to prefetch.
@@ -140,7 +147,8 @@ impl Prefetcher {
     pub(super) fn new(fetcher: Arc<Fetcher>) -> Prefetcher {
         let (queue, changed) = (Mutex::new(Queue::default()), Condvar::new());
         let standing = Standing::current().ok();
-        Prefetcher { shared: Arc::new(Shared { fetcher, standing, queue, changed }) }
+        let brake = Brake::default();
+        Prefetcher { shared: Arc::new(Shared { fetcher, standing, queue, changed, brake }) }
     }
 
     /// Queues the windows of these packs, up to a total of `bytes_max`.
@@ -167,12 +175,19 @@ impl Prefetcher {
         });
     }
 
-    /// Queues chunks, about in this order, up to a total of `bytes_max`; but for those that are
-    /// local.
-    pub(super) fn add_hot(&self, list: &[(ChunkId, PackSlot)], bytes_max: u64) {
+    /// Queues chunks, about in this order, up to a total of `bytes_max`, and with what lies between
+    /// them `fetched_bytes_max`; but for those that are local. The list comes from the store: it
+    /// may say anything.
+    pub(super) fn add_hot(
+        &self,
+        list: &[(ChunkId, PackSlot)],
+        bytes_max: u64,
+        fetched_bytes_max: u64,
+    ) {
         let mut bytes = 0;
         let fitting: ChunkList = list
             .iter()
+            .filter(|(_, slot)| is_chunk_slot(slot))
             .take_while(|(_, slot)| {
                 bytes += u64::from(slot.len);
                 bytes <= bytes_max
@@ -180,7 +195,12 @@ impl Prefetcher {
             .filter(|(id, _)| !self.shared.fetcher.is_local(id))
             .copied()
             .collect();
-        let pieces = pieces(&fitting);
+        let mut fetched = 0;
+        let fits = |piece: &Piece| {
+            fetched += piece.range.end - piece.range.start;
+            fetched <= fetched_bytes_max
+        };
+        let pieces: Vec<Piece> = pieces(&fitting).into_iter().take_while(fits).collect();
         self.enqueue(|queue| {
             let room = QUEUE_LEN_MAX.saturating_sub(queue.hot.len());
             let before = queue.hot.len();
@@ -189,14 +209,18 @@ impl Prefetcher {
         });
     }
 
-    /// Queues a look at what a reader will reach soon; what it finds goes first.
-    pub(super) fn add_scan(&self, scan: Scan) {
+    /// Queues a look at what a reader will reach soon; what it finds goes first. False: too many
+    /// wait already.
+    pub(super) fn add_scan(&self, scan: Scan) -> bool {
+        let mut is_taken = false;
         self.enqueue(|queue| {
             if queue.scans.len() < AHEAD_LEN_MAX {
                 queue.scans.push_back(scan);
+                is_taken = true;
             }
             0
         });
+        is_taken
     }
 
     /// Adds to the queue by `add`, which tells the bytes, and wakes or starts threads.
@@ -220,13 +244,15 @@ impl Prefetcher {
         !self.shared.changed.wait_while_for(&mut queue, is_busy, timeout).timed_out()
     }
 
-    /// Stops and joins the threads, after the requests that they have under way.
+    /// Stops and joins the threads. Their requests are given up: a reader who waits for one asks
+    /// for itself.
     pub(super) fn shutdown(&self) {
         let (threads, scans) = {
             let mut queue = self.shared.queue.lock();
             queue.stopping = true;
             (std::mem::take(&mut queue.threads), std::mem::take(&mut queue.scans))
         };
+        self.shared.brake.pull();
         self.shared.changed.notify_all();
         drop(scans);
         for thread in threads {
@@ -304,16 +330,12 @@ impl Shared {
     fn run(self: Arc<Shared>) {
         while let Some(work) = self.next() {
             let (bytes, is_rest) = (work.bytes(), !work.is_for_a_reader());
+            let busy = Busy { shared: &self, bytes, is_rest };
             match work {
-                Work::Scan(Scan(scan)) => self.scan(scan),
-                Work::Piece(piece, purpose) => self.fetch_piece(&piece, purpose, bytes),
-                Work::Window(window) => self.fetch_window(window, bytes),
+                Work::Scan(scan) => self.scan(scan),
+                Work::Piece(piece, purpose) => self.fetch_piece(&piece, purpose, busy),
+                Work::Window(window) => self.fetch_window(window, busy),
             }
-            let mut queue = self.queue.lock();
-            queue.busy -= 1;
-            queue.rest_busy -= usize::from(is_rest);
-            drop(queue);
-            self.changed.notify_all();
         }
     }
 
@@ -339,76 +361,108 @@ impl Shared {
         }
     }
 
-    /// The bytes of a request have arrived: the next may take their place on the line.
-    fn arrived(&self, bytes: u64) {
-        self.queue.lock().bytes -= bytes;
-        self.changed.notify_all();
-    }
-
     fn deadline(&self) -> Duration {
         self.fetcher.below.clock.monotonic() + BACKGROUND_DEADLINE
     }
 
-    fn scan(self: &Arc<Shared>, scan: Box<dyn FnOnce() -> ChunkList + Send>) {
-        let pieces = pieces(&scan());
+    fn scan(self: &Arc<Shared>, scan: Scan) {
+        let pieces = pieces(&(scan.find)());
         let mut queue = self.queue.lock();
         let room = AHEAD_LEN_MAX.saturating_sub(queue.ahead.len());
-        queue.ahead.extend(pieces.into_iter().take(room));
+        let pieces = pieces.into_iter().take(room);
+        if scan.is_new {
+            pieces.rev().for_each(|piece| queue.ahead.push_front(piece));
+        } else {
+            queue.ahead.extend(pieces);
+        }
         Shared::staff(self, &mut queue);
         drop(queue);
         self.changed.notify_all();
     }
 
-    /// Puts a range on the list of what is on its way; none: somebody else has it there.
-    fn depart(&self, need: Need) -> Option<Lead> {
+    /// Fetches what `wanted` says when its turn comes, unless somebody else has it on its way. Only
+    /// then is it on the list of what is on its way: nobody waits for what itself waits behind
+    /// other requests. None: nothing was fetched.
+    fn fetch(
+        &self,
+        kind: FrameKind,
+        wanted: impl Fn() -> Option<Need>,
+        purpose: Purpose,
+        busy: &mut Busy<'_>,
+    ) -> Option<Landing> {
+        wanted()?;
+        let turn = self.fetcher.below.remote.wait_for_turn(&self.brake)?;
+        let need = wanted()?;
         let window = Window { pack: need.0, range: need.1.clone(), wanted: Vec::new() };
         let led = self.fetcher.flights.depart(&[(0, need)], self.deadline(), |_| vec![window]).led;
-        led.into_iter().next()
+        let lead = led.into_iter().next()?;
+        let landing = self.fetcher.fly_in_turn(kind, &lead, purpose, (turn, &self.brake));
+        busy.arrived();
+        self.fetcher.keep(kind, &lead.flight, &landing);
+        Some(landing)
     }
 
     /// Fetches chunks, unopened: they are checked when they are read. Where it fails, the reader
     /// finds out for itself.
-    fn fetch_piece(&self, piece: &Piece, purpose: Purpose, bytes: u64) {
-        let is_wanted = piece.chunks.iter().any(|id| !self.fetcher.is_local(id));
-        let lead = if is_wanted { self.depart((piece.pack, piece.range.clone())) } else { None };
-        match lead {
-            Some(lead) => {
-                let landing = self.fetcher.fly_behind(FrameKind::Chunk, &lead, purpose);
-                self.arrived(bytes);
-                self.fetcher.keep(FrameKind::Chunk, &lead.flight, &landing);
-            }
-            None => self.arrived(bytes),
-        }
+    fn fetch_piece(&self, piece: &Piece, purpose: Purpose, mut busy: Busy<'_>) {
+        let wanted = || {
+            let rest = piece.rest(|id| self.fetcher.is_local(id));
+            rest.map(|range| (piece.pack, range))
+        };
+        drop(self.fetch(FrameKind::Chunk, wanted, purpose, &mut busy));
         if purpose == Purpose::Hot {
+            let bytes = piece.range.end - piece.range.start;
             self.fetcher.below.counters.prefetch_bytes_left.sub(bytes);
         }
     }
 
     /// Fetches a window of a tree pack that is not local yet. One that failed goes back into the
     /// queue after a pause.
-    fn fetch_window(&self, mut window: TreeWindow, bytes: u64) {
-        let is_known = self.fetcher.has_tree_window(&window.pack, window.number);
-        let whole = (window.pack, tree_window(window.number));
-        let lead = if is_known { None } else { self.depart(whole) };
-        let left = &self.fetcher.below.counters.prefetch_bytes_left;
-        let Some(lead) = lead else {
-            self.arrived(bytes);
-            left.sub(bytes);
-            return;
+    fn fetch_window(&self, mut window: TreeWindow, mut busy: Busy<'_>) {
+        let wanted = || {
+            let is_known = self.fetcher.has_tree_window(&window.pack, window.number);
+            (!is_known).then(|| (window.pack, tree_window(window.number)))
         };
-        let landing = self.fetcher.fly_behind(FrameKind::Node, &lead, Purpose::Neighbour);
-        self.arrived(bytes);
-        self.fetcher.keep(FrameKind::Node, &lead.flight, &landing);
-        drop(lead);
+        let landing = self.fetch(FrameKind::Node, wanted, Purpose::Neighbour, &mut busy);
+        busy.arrived();
         window.failures += 1;
-        if matches!(landing, Landing::Bytes(_)) || window.failures >= ATTEMPTS_MAX {
-            left.sub(bytes);
+        if !matches!(landing, Some(Landing::Failed(_))) || window.failures >= ATTEMPTS_MAX {
+            self.fetcher.below.counters.prefetch_bytes_left.sub(window.bytes());
             return;
         }
         let pause = PAUSE_FIRST * 2_u32.pow(window.failures - 1);
         let mut queue = self.queue.lock();
         self.changed.wait_while_for(&mut queue, |queue| !queue.stopping, pause);
         queue.windows.push_back(window);
+    }
+}
+
+/// A thread at work, and its bytes on the line. Dropped with the work, however that ends.
+struct Busy<'a> {
+    shared: &'a Shared,
+    bytes: u64,
+    is_rest: bool,
+}
+
+impl Busy<'_> {
+    /// The bytes of the request have arrived: the next may take their place on the line.
+    fn arrived(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        if bytes > 0 {
+            self.shared.queue.lock().bytes -= bytes;
+            self.shared.changed.notify_all();
+        }
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.shared.queue.lock();
+        queue.bytes -= self.bytes;
+        queue.busy -= 1;
+        queue.rest_busy -= usize::from(self.is_rest);
+        drop(queue);
+        self.shared.changed.notify_all();
     }
 }
 
@@ -453,7 +507,7 @@ mod tests {
             failures: 0,
         });
         queue.ahead.extend([piece(4, MIB), piece(5, MIB)]);
-        queue.scans.push_back(Scan(Box::new(Vec::new)));
+        queue.scans.push_back(Scan { find: Box::new(Vec::new), is_new: true });
         assert_eq!(begin(&mut queue, false), [0, 4, 5, 3, 1]);
         queue.bytes -= MIB;
         assert_eq!(begin(&mut queue, false), [2]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::format::{FrameHeader, FrameKind, PackSlot, pack_key};
-use crate::remote::{GetRequest, RemoteError};
+use crate::remote::{Brake, GetRequest, RemoteError, Turn};
 use crate::types::PackId;
 
 use super::ahead::Purpose;
@@ -103,12 +103,18 @@ impl Fetcher {
         flown
     }
 
-    /// Makes the request of one flight behind everybody else's, and hands the bytes to who waits
-    /// for them. [`Fetcher::keep`] them before the lead is dropped.
-    pub(super) fn fly_behind(&self, kind: FrameKind, lead: &Lead, purpose: Purpose) -> Landing {
+    /// Makes the request of one flight for the background, and hands the bytes to who waits for
+    /// them. [`Fetcher::keep`] them before the lead is dropped.
+    pub(super) fn fly_in_turn(
+        &self,
+        kind: FrameKind,
+        lead: &Lead,
+        purpose: Purpose,
+        (turn, brake): (Turn, &Brake),
+    ) -> Landing {
         self.below.counters.fetch_requests.add(1);
-        let answer = self.below.remote.spawn_get_many(vec![request(lead)]).next();
-        let landing = answer.map_or(Landing::Abandoned, |(_, answer)| Landing::of(answer));
+        let answer = self.below.remote.get_in_turn(turn, request(lead), brake);
+        let landing = answer.map_or(Landing::Abandoned, Landing::of);
         self.note(kind, &lead.flight, &landing, purpose);
         lead.land(landing.clone());
         landing

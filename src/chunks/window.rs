@@ -7,7 +7,7 @@ use std::ops::Range;
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use crate::format::PackSlot;
+use crate::format::{CHUNK_LEN_MAX, FRAME_HEADER_LEN, PACK_HEADER_LEN, PACK_LEN_MAX, PackSlot};
 use crate::types::{ChunkId, PackId};
 
 /// Most bytes that the first miss in a place may fetch.
@@ -43,6 +43,16 @@ pub(super) const TREE_WINDOW_SLACK_BYTES: u64 = 64 * 1024;
 pub(super) fn slot_range(slot: &PackSlot) -> Range<u64> {
     let start = u64::from(slot.offset);
     start..start + u64::from(slot.len)
+}
+
+/// Whether a chunk's frame can be there. What the store says of places may be anything: a length
+/// is what is fetched for it.
+pub(super) fn is_chunk_slot(slot: &PackSlot) -> bool {
+    let range = slot_range(slot);
+    let len = slot.len as usize;
+    (FRAME_HEADER_LEN..=FRAME_HEADER_LEN + CHUNK_LEN_MAX).contains(&len)
+        && range.start >= PACK_HEADER_LEN as u64
+        && range.end <= PACK_LEN_MAX
 }
 
 /// Number of the tree window in which a node at this offset begins.
@@ -146,7 +156,17 @@ pub(super) struct Piece {
     pub(super) pack: PackId,
     /// From the first byte of a frame to the last of one.
     pub(super) range: Range<u64>,
-    pub(super) chunks: Vec<ChunkId>,
+    pub(super) chunks: Vec<(ChunkId, PackSlot)>,
+}
+
+impl Piece {
+    /// What of it is still to be fetched when some of its chunks came by another way, if anything.
+    pub(super) fn rest(&self, is_local: impl Fn(&ChunkId) -> bool) -> Option<Range<u64>> {
+        let missing = self.chunks.iter().filter(|(id, _)| !is_local(id));
+        let mut ranges = missing.map(|(_, slot)| slot_range(slot));
+        let first = ranges.next()?;
+        Some(ranges.fold(first, |rest, range| rest.start.min(range.start)..rest.end.max(range.end)))
+    }
 }
 
 /// The pieces that bring these chunks, about in their order: those that lie near each other come
@@ -170,9 +190,9 @@ pub(super) fn pieces(list: &[(ChunkId, PackSlot)]) -> Vec<Piece> {
             match pieces.last_mut() {
                 Some(piece) if piece.pack == slot.pack && joins(&piece.range, &range) => {
                     piece.range.end = piece.range.end.max(range.end);
-                    piece.chunks.push(id);
+                    piece.chunks.push((id, slot));
                 }
-                _ => pieces.push(Piece { pack: slot.pack, range, chunks: vec![id] }),
+                _ => pieces.push(Piece { pack: slot.pack, range, chunks: vec![(id, slot)] }),
             }
         }
     }
@@ -233,6 +253,10 @@ mod tests {
         assert_eq!(lens(&planner.plan(&[slot(2, at, 9000)])), [256 << 10], "another pack too");
     }
 
+    fn ids(piece: &Piece) -> Vec<ChunkId> {
+        piece.chunks.iter().map(|(id, _)| *id).collect()
+    }
+
     #[test]
     fn pieces_join_what_is_near_within_their_bound_and_keep_the_order_of_batches() {
         let chunk = |number: u8| ChunkId([number; 32]);
@@ -244,7 +268,7 @@ mod tests {
             (chunk(5), slot(1, 60_000, 1000)),
         ];
         let found: Vec<_> =
-            pieces(&small).into_iter().map(|p| (p.range.start, p.range.end, p.chunks)).collect();
+            pieces(&small).into_iter().map(|p| (p.range.start, p.range.end, ids(&p))).collect();
         assert_eq!(
             found,
             [
@@ -262,7 +286,12 @@ mod tests {
         assert!(found.iter().all(|piece| piece.range.end - piece.range.start <= PIECE_BYTES_MAX));
         assert!(found.len() <= 72, "three frames to a piece: {}", found.len());
         assert_eq!(found.iter().map(|piece| piece.chunks.len()).sum::<usize>(), 200);
-        assert!(found[0].chunks.iter().all(|id| id.0[0] >= 168), "the first batch first");
+        assert!(ids(&found[0]).iter().all(|id| id.0[0] >= 168), "the first batch first");
+        // Its first and last frame came by another way.
+        let own = ids(&found[0]);
+        let middle = |id: &ChunkId| *id != own[1];
+        assert_eq!(found[0].rest(middle), Some(slot_range(&found[0].chunks[1].1)));
+        assert_eq!(found[0].rest(|_| true), None);
         assert_eq!(pieces(&[]), []);
     }
 

@@ -25,7 +25,7 @@ const REGIONS_MAX: usize = 16;
 /// A read this many inodes before or behind a region belongs to it.
 const NEAR_INODES: u64 = 64;
 
-/// Bytes fetched ahead that nobody may have read yet, beside as many as were read.
+/// Bytes fetched ahead that nobody may have read yet, beside [`GROWTH`] for each that was read.
 const UNREAD_BYTES_MAX: u64 = 32 << 20;
 
 /// What is fetched ahead in a region before much was read there: a part of what may be unread, so
@@ -42,6 +42,10 @@ const GROWTH: u64 = 4;
 /// Most bytes that a region is ahead of its reader: who reads small files is slower than the
 /// line, and so makes up for a part of the large one that follows.
 const AHEAD_BYTES_MAX: u64 = 48 << 20;
+
+/// Part of what the local cache may come to that is fetched ahead of readers and not read yet: more
+/// would drive out what is about to be read.
+const CACHE_PART: u64 = 4;
 
 /// Where so many regions of the last ones were read on in, one read is enough to go ahead of.
 const RUNS_TRUSTED: u32 = 3;
@@ -101,18 +105,46 @@ struct Region {
     used_at: u64,
 }
 
+/// How much may be fetched ahead now.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// In a place where nothing was read before.
+    start_bytes: u64,
+    /// Of one reader.
+    region_bytes_max: u64,
+    /// Of all readers.
+    all_bytes_max: u64,
+    /// At once, so that what is unread stays in proportion to what was read of it.
+    wish_bytes_max: u64,
+}
+
+impl Bounds {
+    fn now(chunks: &Chunks) -> Bounds {
+        let (fetched, used) = chunks.read_ahead_bytes();
+        let all_bytes_max = chunks.cache_bytes_max() / CACHE_PART;
+        // There may be several readers.
+        let region_bytes_max = (all_bytes_max / 2).min(AHEAD_BYTES_MAX);
+        let start_bytes = start_bytes(fetched, used).min(region_bytes_max / 2);
+        let wish_bytes_max = wish_bytes(fetched, used);
+        Bounds { start_bytes, region_bytes_max, all_bytes_max, wish_bytes_max }
+    }
+}
+
 /// What to fetch ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wish {
     region: u64,
     from: Place,
     bytes: u64,
+    /// The region's first: its reader has nothing yet.
+    is_first: bool,
 }
 
-/// What a look found.
+/// What a look found that is not on this machine.
 #[derive(Debug, Default)]
 struct Found {
     chunks: Vec<(ChunkId, PackSlot)>,
+    /// Bytes of content that these are.
     bytes: u64,
     /// Behind the last record looked at.
     to: Place,
@@ -134,18 +166,17 @@ impl Ahead {
         if !missed && self.count.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        let (fetched, used) = chunks.read_ahead_bytes();
-        let start_bytes = start_bytes(fetched, used);
+        let bounds = Bounds::now(chunks);
         let mut regions = self.regions.lock();
-        let wish = regions.read((ino.0, offset), len, missed, start_bytes);
+        let wish = regions.read((ino.0, offset), len, missed, bounds);
         self.count.store(regions.list.len(), Ordering::Relaxed);
         wish
     }
 
     /// Notes how far a wish was looked after. A region in which all is local is of no more use.
-    fn looked(&self, wish: &Wish, found: &Found, all_local: bool) {
+    fn looked(&self, wish: &Wish, found: &Found) {
         let mut regions = self.regions.lock();
-        regions.looked(wish, found, all_local);
+        regions.looked(wish, found);
         self.count.store(regions.list.len(), Ordering::Relaxed);
     }
 }
@@ -157,25 +188,35 @@ fn start_bytes(fetched: u64, used: u64) -> u64 {
     (allowance / START_PART).max(START_BYTES_MIN)
 }
 
+/// How much to fetch ahead at once, so that no more is unread than is in proportion.
+fn wish_bytes(fetched: u64, used: u64) -> u64 {
+    let unread = fetched.saturating_sub(used);
+    let allowance = UNREAD_BYTES_MAX.saturating_add(used.saturating_mul(GROWTH));
+    allowance.saturating_sub(unread).max(START_BYTES_MIN)
+}
+
 impl Regions {
-    fn read(&mut self, at: Place, len: u64, missed: bool, start_bytes: u64) -> Option<Wish> {
-        let start_bytes = start_bytes.min(START_BYTES_FIRST << self.runs.min(RUNS_TRUSTED));
+    fn read(&mut self, at: Place, len: u64, missed: bool, bounds: Bounds) -> Option<Wish> {
+        let start_bytes_max = START_BYTES_FIRST << self.runs.min(RUNS_TRUSTED);
+        let start_bytes = bounds.start_bytes.min(start_bytes_max);
+        let mut bounds = Bounds { start_bytes, ..bounds };
         self.ticks += 1;
         if self.ticks.is_multiple_of(FORGOTTEN_AFTER_READS) {
             let since = self.ticks - FORGOTTEN_AFTER_READS;
             self.list.retain(|region| region.used_at >= since);
         }
         let end = (at.0, at.1.saturating_add(len));
-        let near = |region: &Region| {
-            at.0.saturating_add(NEAR_INODES) >= region.from.0
-                && at.0 <= region.to.0.saturating_add(NEAR_INODES)
-        };
-        let Some(region) = self.list.iter_mut().rfind(|region| near(region)) else {
+        let near = |region: &Region| region.is_near(at);
+        let Some(found) = self.list.iter().rposition(near) else {
             if missed {
-                return self.begin(at, end, len, start_bytes);
+                bounds.region_bytes_max = bounds.region_bytes_max.min(self.room(None, bounds));
+                return self.begin(at, end, len, bounds);
             }
             return None;
         };
+        let id = self.list[found].id;
+        bounds.region_bytes_max = bounds.region_bytes_max.min(self.room(Some(id), bounds));
+        let region = self.list.iter_mut().find(|region| region.id == id)?;
         region.used_at = self.ticks;
         if !region.is_run && (at.0 != region.last.0 || at.1 >= FIRST_CHUNK_BYTES) {
             region.is_run = true;
@@ -192,10 +233,25 @@ impl Regions {
         if end > region.to && !region.is_looking {
             region.to = end;
         }
-        region.wish(start_bytes)
+        region.wish(bounds)
     }
 
-    fn begin(&mut self, at: Place, end: Place, len: u64, start_bytes: u64) -> Option<Wish> {
+    /// Bytes that may be ahead of one reader beside the others. Where those leave nothing, the
+    /// ones that were silent longest are forgotten.
+    fn room(&mut self, reader: Option<u64>, bounds: Bounds) -> u64 {
+        loop {
+            let others = self.list.iter().filter(|region| Some(region.id) != reader);
+            let outstanding: u64 = others.clone().map(Region::outstanding).sum();
+            let room = bounds.all_bytes_max.saturating_sub(outstanding);
+            if room >= bounds.start_bytes || outstanding == 0 {
+                return room;
+            }
+            let silent = others.min_by_key(|region| region.used_at).map(|region| region.id);
+            self.list.retain(|region| Some(region.id) != silent);
+        }
+    }
+
+    fn begin(&mut self, at: Place, end: Place, len: u64, bounds: Bounds) -> Option<Wish> {
         if self.list.len() >= REGIONS_MAX {
             let oldest = (0..self.list.len()).min_by_key(|&index| self.list[index].used_at)?;
             self.list.swap_remove(oldest);
@@ -216,14 +272,14 @@ impl Regions {
             looks_behind: self.is_scattered,
             used_at: self.ticks,
         };
-        let wish = region.wish(start_bytes);
+        let wish = region.wish(bounds);
         self.list.push(region);
         wish
     }
 
-    fn looked(&mut self, wish: &Wish, found: &Found, all_local: bool) {
+    fn looked(&mut self, wish: &Wish, found: &Found) {
         let Some(at) = self.list.iter().position(|region| region.id == wish.region) else { return };
-        if all_local || found.ended {
+        if found.bytes == 0 || found.ended {
             self.list.swap_remove(at);
             return;
         }
@@ -235,25 +291,47 @@ impl Regions {
 }
 
 impl Region {
-    fn wish(&mut self, start_bytes: u64) -> Option<Wish> {
+    /// Whether a read belongs here. Who is in the middle of a large file goes on there, and shares
+    /// his region with nobody who reads beside it: what is ahead of each counts by itself.
+    fn is_near(&self, at: Place) -> bool {
+        let inside = at.0.saturating_add(NEAR_INODES) >= self.from.0
+            && at.0 <= self.to.0.saturating_add(NEAR_INODES);
+        let is_here = self.last.0 == at.0;
+        if at.1 >= FIRST_CHUNK_BYTES {
+            return is_here;
+        }
+        let is_in_large = self.last.1 >= FIRST_CHUNK_BYTES;
+        // Behind a large file that was read to about its end.
+        let is_next = self.last.0 < at.0 && self.last.0 < self.to.0;
+        inside && (is_here || !is_in_large || is_next)
+    }
+
+    /// Bytes asked for ahead that were not read, as far as is known.
+    fn outstanding(&self) -> u64 {
+        self.asked.saturating_sub(self.read)
+    }
+
+    fn wish(&mut self, bounds: Bounds) -> Option<Wish> {
         if !self.is_run || self.is_looking {
             return None;
         }
-        let read_ahead = self.read.saturating_mul(GROWTH).saturating_add(start_bytes);
-        let credit = read_ahead.min(AHEAD_BYTES_MAX);
-        let outstanding = self.asked.saturating_sub(self.read);
+        let read_ahead = self.read.saturating_mul(GROWTH).saturating_add(bounds.start_bytes);
+        let credit = read_ahead.min(bounds.region_bytes_max);
+        let outstanding = self.outstanding();
         if self.looks_behind {
             self.looks_behind = false;
             self.is_looking = true;
             self.from = (self.from.0.saturating_sub(NEAR_INODES), 0);
-            let bytes = credit.saturating_sub(outstanding).max(START_BYTES_FIRST);
-            return Some(Wish { region: self.id, from: self.from, bytes });
+            let least = START_BYTES_FIRST.min(bounds.region_bytes_max);
+            let bytes = credit.saturating_sub(outstanding).min(bounds.wish_bytes_max).max(least);
+            return Some(Wish { region: self.id, from: self.from, bytes, is_first: false });
         }
         if outstanding > credit / 2 {
             return None;
         }
         self.is_looking = true;
-        Some(Wish { region: self.id, from: self.to, bytes: credit - outstanding })
+        let bytes = (credit - outstanding).min(bounds.wish_bytes_max);
+        Some(Wish { region: self.id, from: self.to, bytes, is_first: self.asked == 0 })
     }
 }
 
@@ -263,21 +341,24 @@ impl Filesystem {
         let ahead = Arc::clone(&self.ahead);
         let namespace = Arc::downgrade(&self.namespace);
         let chunks = Arc::downgrade(&self.chunks);
-        self.chunks.prefetch_ahead(move || {
+        let scan = move || {
             let (Some(namespace), Some(chunks)) = (namespace.upgrade(), chunks.upgrade()) else {
                 return Vec::new();
             };
-            let found = look(&namespace, &wish);
-            let missing = found.chunks.iter().filter(|(id, _)| !chunks.is_local(id)).copied();
-            let missing: Vec<_> = missing.collect();
-            ahead.looked(&wish, &found, missing.is_empty());
-            missing
-        });
+            let found = look(&namespace, &wish, |id| chunks.is_local(id));
+            ahead.looked(&wish, &found);
+            found.chunks
+        };
+        if !self.chunks.prefetch_ahead(scan, wish.is_first) {
+            // Too many are waited for: nothing was looked for.
+            self.ahead.looked(&wish, &Found { to: wish.from, ..Found::default() });
+        }
     }
 }
 
-/// Finds the chunks that follow, by metadata that is on this machine.
-fn look(namespace: &Namespace, wish: &Wish) -> Found {
+/// Finds the chunks that follow and are not here, by metadata that is. What is here already, for it
+/// was fetched for somebody else or ahead of him, is passed over.
+fn look(namespace: &Namespace, wish: &Wish, is_local: impl Fn(&ChunkId) -> bool) -> Found {
     let mut found = Found { to: wish.from, ..Found::default() };
     let end = Key::tag_end(Ino(u64::MAX), Tag::Extent);
     let mut from = Key::extent(Ino(wish.from.0), wish.from.1);
@@ -298,11 +379,14 @@ fn look(namespace: &Namespace, wish: &Wish) -> Found {
         for (key, value) in &page {
             let Some(KeyParts::Extent(ino, offset)) = key.parts() else { continue };
             let Ok(extent) = decode_extent(value) else { continue };
-            if let Source::Chunk { id, slot, .. } = extent.source {
-                found.chunks.push((id, slot));
-                found.bytes = found.bytes.saturating_add(extent.len);
-            }
             found.to = (ino.0, offset.saturating_add(extent.len));
+            match extent.source {
+                Source::Chunk { id, slot, .. } if !is_local(&id) => {
+                    found.chunks.push((id, slot));
+                    found.bytes = found.bytes.saturating_add(extent.len);
+                }
+                _ => {}
+            }
             if found.bytes >= wish.bytes {
                 return found;
             }
@@ -317,7 +401,12 @@ mod tests {
     use super::*;
 
     const KIB: u64 = 1024;
-    const START_BYTES: u64 = 1 << 20;
+    const BOUNDS: Bounds = Bounds {
+        start_bytes: 1 << 20,
+        region_bytes_max: AHEAD_BYTES_MAX,
+        all_bytes_max: 1 << 40,
+        wish_bytes_max: 1 << 40,
+    };
 
     fn found(to: Place, bytes: u64) -> Found {
         Found { bytes, to, ..Found::default() }
@@ -326,17 +415,13 @@ mod tests {
     #[test]
     fn one_file_read_alone_is_not_read_ahead_of_and_a_second_one_is() {
         let mut regions = Regions::default();
-        assert_eq!(regions.read((100, 0), 4 * KIB, true, START_BYTES), None);
-        assert_eq!(
-            regions.read((100, 4 * KIB), 4 * KIB, false, START_BYTES),
-            None,
-            "the same file"
-        );
-        let wish = regions.read((101, 0), 4 * KIB, false, START_BYTES).unwrap();
+        assert_eq!(regions.read((100, 0), 4 * KIB, true, BOUNDS), None);
+        assert_eq!(regions.read((100, 4 * KIB), 4 * KIB, false, BOUNDS), None, "the same file");
+        let wish = regions.read((101, 0), 4 * KIB, false, BOUNDS).unwrap();
         assert_eq!(wish.from, (101, 4 * KIB));
-        assert!(wish.bytes >= START_BYTES && wish.bytes < START_BYTES + 64 * KIB);
-        assert_eq!(regions.read((102, 0), 4 * KIB, false, START_BYTES), None, "being looked after");
-        assert_eq!(regions.read((5000, 0), 4 * KIB, true, START_BYTES), None, "elsewhere");
+        assert!(wish.bytes >= BOUNDS.start_bytes && wish.bytes < BOUNDS.start_bytes + 64 * KIB);
+        assert_eq!(regions.read((102, 0), 4 * KIB, false, BOUNDS), None, "being looked after");
+        assert_eq!(regions.read((5000, 0), 4 * KIB, true, BOUNDS), None, "elsewhere");
     }
 
     #[test]
@@ -345,10 +430,10 @@ mod tests {
         let mut at = 0;
         let mut ahead = Vec::new();
         for _ in 0..400 {
-            if let Some(wish) = regions.read((7, at), 128 * KIB, true, START_BYTES) {
+            if let Some(wish) = regions.read((7, at), 128 * KIB, true, BOUNDS) {
                 ahead.push(wish.bytes);
                 let to = (7, wish.from.1 + wish.bytes);
-                regions.looked(&wish, &found(to, wish.bytes), false);
+                regions.looked(&wish, &found(to, wish.bytes));
             }
             let region = &regions.list[0];
             assert!(region.asked.saturating_sub(region.read) <= AHEAD_BYTES_MAX);
@@ -361,24 +446,24 @@ mod tests {
     #[test]
     fn a_region_in_which_all_is_local_or_that_has_ended_asks_no_more() {
         let mut regions = Regions::default();
-        regions.read((100, 0), KIB, true, START_BYTES);
-        let wish = regions.read((101, 0), KIB, false, START_BYTES).unwrap();
+        regions.read((100, 0), KIB, true, BOUNDS);
+        let wish = regions.read((101, 0), KIB, false, BOUNDS).unwrap();
         let ended = Found { ended: true, ..found((200, 0), 10 * KIB) };
         let mut other = regions.list.clone();
-        regions.looked(&wish, &ended, false);
+        regions.looked(&wish, &ended);
         assert_eq!(regions.list, []);
         regions.list.append(&mut other);
-        regions.looked(&wish, &found((200, 0), KIB), true);
+        regions.looked(&wish, &found((200, 0), 0));
         assert_eq!(regions.list, []);
     }
 
     #[test]
     fn a_region_that_nobody_reads_any_more_is_forgotten() {
         let mut regions = Regions::default();
-        regions.read((100, 0), KIB, true, START_BYTES);
-        regions.read((9000, 0), KIB, true, START_BYTES);
+        regions.read((100, 0), KIB, true, BOUNDS);
+        regions.read((9000, 0), KIB, true, BOUNDS);
         for _ in 0..2 * FORGOTTEN_AFTER_READS {
-            regions.read((9000, 0), KIB, false, START_BYTES);
+            regions.read((9000, 0), KIB, false, BOUNDS);
         }
         assert_eq!(regions.list.len(), 1);
     }
@@ -386,14 +471,14 @@ mod tests {
     #[test]
     fn a_reader_that_turns_back_gets_what_lies_before_it_too_and_so_do_those_after_it() {
         let mut regions = Regions::default();
-        regions.read((500, 0), KIB, true, START_BYTES);
-        let wish = regions.read((490, 0), KIB, true, START_BYTES).unwrap();
+        regions.read((500, 0), KIB, true, BOUNDS);
+        let wish = regions.read((490, 0), KIB, true, BOUNDS).unwrap();
         assert_eq!(wish.from, (490 - NEAR_INODES, 0));
-        regions.looked(&wish, &found((510, 0), 20 * KIB), false);
-        let wish = regions.read((480, 0), KIB, false, START_BYTES).unwrap();
+        regions.looked(&wish, &found((510, 0), 20 * KIB));
+        let wish = regions.read((480, 0), KIB, false, BOUNDS).unwrap();
         assert_eq!(wish.from, (510, 0), "once, and on from there");
-        regions.read((9000, 0), KIB, true, START_BYTES);
-        let wish = regions.read((9003, 0), KIB, true, START_BYTES).unwrap();
+        regions.read((9000, 0), KIB, true, BOUNDS);
+        let wish = regions.read((9003, 0), KIB, true, BOUNDS).unwrap();
         assert_eq!(wish.from, (9000 - NEAR_INODES, 0));
     }
 
@@ -401,13 +486,13 @@ mod tests {
     fn where_all_places_were_read_on_in_the_first_read_in_a_new_one_is_enough() {
         let mut regions = Regions::default();
         for number in 1..=u64::from(RUNS_TRUSTED) {
-            assert!(regions.read((number * 1000, 0), KIB, true, START_BYTES).is_none());
-            assert!(regions.read((number * 1000 + 1, 0), KIB, true, START_BYTES).is_some());
+            assert!(regions.read((number * 1000, 0), KIB, true, BOUNDS).is_none());
+            assert!(regions.read((number * 1000 + 1, 0), KIB, true, BOUNDS).is_some());
         }
-        assert!(regions.read((90_000, 0), KIB, true, START_BYTES).is_some());
+        assert!(regions.read((90_000, 0), KIB, true, BOUNDS).is_some());
         let mut single = Regions::default();
         for number in 1..100 {
-            assert!(single.read((number * 1000, 0), KIB, true, START_BYTES).is_none());
+            assert!(single.read((number * 1000, 0), KIB, true, BOUNDS).is_none());
         }
     }
 
@@ -420,13 +505,61 @@ mod tests {
     }
 
     #[test]
+    fn readers_of_large_files_beside_each_other_have_regions_of_their_own() {
+        let mut regions = Regions::default();
+        let mut asked = [0; 3];
+        for step in 0..64 {
+            for file in 0..3 {
+                let at = (100 + file, step * 128 * KIB);
+                if let Some(wish) = regions.read(at, 128 * KIB, true, BOUNDS) {
+                    let begins = at.1 < FIRST_CHUNK_BYTES;
+                    assert!(begins || wish.from.0 == at.0, "what is ahead of this reader");
+                    asked[file as usize] += wish.bytes;
+                    let to = (at.0, wish.from.1 + wish.bytes);
+                    regions.looked(&wish, &found(to, wish.bytes));
+                }
+            }
+        }
+        assert_eq!(regions.list.len(), 3);
+        assert!(asked.iter().all(|&bytes| bytes >= 8 << 20), "{asked:?}");
+        // Behind the last one, when that was looked beyond.
+        regions.list[2].to = (103, 0);
+        regions.read((103, 0), KIB, true, BOUNDS);
+        assert_eq!(regions.list.len(), 3);
+    }
+
+    #[test]
+    fn what_is_unread_stays_in_proportion_to_what_was_read_of_it() {
+        assert_eq!(wish_bytes(0, 0), UNREAD_BYTES_MAX);
+        assert_eq!(wish_bytes(UNREAD_BYTES_MAX, 0), START_BYTES_MIN);
+        assert_eq!(wish_bytes(40 << 20, 10 << 20), (32 + 40 - 30) << 20);
+    }
+
+    #[test]
+    fn all_readers_together_are_within_what_the_cache_bears_and_silent_ones_make_room() {
+        let bounds = Bounds { all_bytes_max: 8 << 20, region_bytes_max: 8 << 20, ..BOUNDS };
+        let mut regions = Regions::default();
+        for number in 1..50 {
+            for file in 0..3 {
+                let at = (number * 1000 + file, 0);
+                if let Some(wish) = regions.read(at, 900 * KIB, file == 0, bounds) {
+                    assert!(wish.bytes >= bounds.start_bytes / 2, "{wish:?}");
+                    regions.looked(&wish, &found((at.0 + 9, 0), wish.bytes));
+                }
+                let unread: u64 = regions.list.iter().map(Region::outstanding).sum();
+                assert!(unread <= bounds.all_bytes_max, "{unread}");
+            }
+        }
+    }
+
+    #[test]
     fn readers_far_apart_have_regions_of_their_own_up_to_a_bound() {
         let mut regions = Regions::default();
         for number in 0..100 {
-            regions.read((number * 1000, 0), KIB, true, START_BYTES);
+            regions.read((number * 1000, 0), KIB, true, BOUNDS);
         }
         assert_eq!(regions.list.len(), REGIONS_MAX);
         assert!(regions.list.iter().all(|region| region.from.0 >= 84_000), "the oldest go");
-        assert_eq!(regions.read((1, 0), KIB, false, START_BYTES), None, "a warm read begins none");
+        assert_eq!(regions.read((1, 0), KIB, false, BOUNDS), None, "a warm read begins none");
     }
 }

@@ -205,14 +205,21 @@ impl Filesystem {
         fetch: Fetch,
         mut op: impl FnMut() -> Result<T, FsError>,
     ) -> Result<T, FsError> {
+        let mut refusal = FsError::TimedOut;
         for _ in 0..TRIES_MAX {
             match (op(), fetch) {
                 (done, Fetch::LocalOnly) => return done,
-                (Err(FsError::NotLocal(missing)), _) => self.bring(missing, fetch)?,
+                (Err(FsError::NotLocal(missing)), _) => {
+                    if let Missing::Room(lack) = missing {
+                        // Others were always first.
+                        refusal = lack.refusal();
+                    }
+                    self.bring(missing, fetch)?;
+                }
                 (done, _) => return done,
             }
         }
-        Err(FsError::TimedOut)
+        Err(refusal)
     }
 
     fn bring(&self, missing: Missing, fetch: Fetch) -> Result<(), FsError> {

@@ -26,7 +26,7 @@ pub enum Lack {
 
 impl Lack {
     /// What a write is told that can't wait, or has waited in vain.
-    fn refusal(self) -> FsError {
+    pub(super) fn refusal(self) -> FsError {
         match self {
             Lack::Disk => FsError::DiskFull,
             Lack::Budget => FsError::Spent,

@@ -16,7 +16,7 @@ use super::options::MountOptions;
 use super::pace::Pace;
 use super::pool::{Job, Pool};
 use crate::chunks::Fetch;
-use crate::fs::{Caller, Filesystem, FsError};
+use crate::fs::{Caller, Filesystem, FsError, Missing};
 use crate::types::Ino;
 
 /// Threads that wait for the local disk: as many callers as may share one sync.
@@ -73,11 +73,20 @@ pub(super) struct Server {
     deadline: Duration,
 }
 
-/// Those that wait for the disk do not wait behind those that wait for the store.
+/// Those that wait for the disk do not wait behind those that wait for the store, nor do those
+/// behind writers that wait for room or for the end of a freeze.
 #[derive(Debug)]
 struct Pools {
     disk: Pool,
     store: Pool,
+    turn: Pool,
+}
+
+/// An operation that must wait, and what for.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    ticket: Ticket,
+    missing: Missing,
 }
 
 impl Server {
@@ -86,6 +95,7 @@ impl Server {
         let pools = Pools {
             disk: Pool::new("dormouse-disk", DISK_THREADS_MAX, queue_max),
             store: Pool::new("dormouse-store", options.waiting_threads_max, queue_max),
+            turn: Pool::new("dormouse-turn", options.waiting_threads_max, queue_max),
         };
         Server {
             fs,
@@ -101,6 +111,7 @@ impl Server {
     pub(super) fn close(&self) {
         self.pools.disk.close();
         self.pools.store.close();
+        self.pools.turn.close();
     }
 
     /// Counts a request, in the thread that reads requests.
@@ -142,8 +153,8 @@ impl Server {
     ) {
         let local = |fs: &Filesystem, caller: &Caller| run(fs, caller);
         let waiting = self.serve_borrowed(call, answer, local, finish.clone());
-        if let Some((ticket, answer)) = waiting {
-            self.hand_over_look(call, ticket, answer, run, finish);
+        if let Some((waiting, answer)) = waiting {
+            self.hand_over_look(call, waiting, answer, run, finish);
         }
     }
 
@@ -161,8 +172,9 @@ impl Server {
         let job = Box::new(move || {
             server.guarded(call, || match run(&server.fs, &call.caller(Fetch::LocalOnly)) {
                 Ok(value) => finish(value, answer),
-                Err(FsError::NotLocal(_)) => {
-                    server.hand_over_look(call, ticket, answer, run, finish);
+                Err(FsError::NotLocal(missing)) => {
+                    let waiting = Waiting { ticket, missing };
+                    server.hand_over_look(call, waiting, answer, run, finish);
                 }
                 Err(error) => fail(call, answer, &error),
             });
@@ -174,7 +186,7 @@ impl Server {
     fn hand_over_look<A: Answer, T>(
         &self,
         call: Call,
-        ticket: Ticket,
+        waiting: Waiting,
         answer: A,
         run: impl Fn(&Filesystem, &Caller) -> Result<T, FsError> + Send + 'static,
         finish: impl FnOnce(T, A) + Send + 'static,
@@ -191,7 +203,7 @@ impl Server {
                 finish(value, answer);
             }
         };
-        self.hand_over(call, ticket, held, run, finish);
+        self.hand_over(call, waiting, held, run, finish);
     }
 
     /// Like `serve`, for what ends in a sync: on a thread that may wait for the local disk, or
@@ -234,23 +246,25 @@ impl Server {
         answer: A,
         local: impl FnOnce(&Filesystem, &Caller) -> Result<T, FsError>,
         finish: impl FnOnce(T, A),
-    ) -> Option<(Ticket, A)> {
+    ) -> Option<(Waiting, A)> {
         let ticket = self.begin(&call, WaitsFor::Nothing);
         let mut waiting = None;
         self.guarded(call, || match local(&self.fs, &call.caller(Fetch::LocalOnly)) {
             Ok(value) => finish(value, answer),
-            Err(FsError::NotLocal(_)) => waiting = Some((ticket, answer)),
+            Err(FsError::NotLocal(missing)) => {
+                waiting = Some((Waiting { ticket, missing }, answer));
+            }
             Err(error) => fail(call, answer, &error),
         });
         waiting
     }
 
-    /// Queues an operation for the threads that may wait for the store; `EIO` at once if the
+    /// Queues an operation for the threads that may wait for what it lacks; `EIO` at once if the
     /// queue is full.
     pub(super) fn hand_over<A: Answer, T>(
         &self,
         call: Call,
-        ticket: Ticket,
+        Waiting { ticket, missing }: Waiting,
         answer: A,
         run: impl Fn(&Filesystem, &Caller, &mut A) -> Result<T, FsError> + Send + 'static,
         finish: impl FnOnce(T, A) + Send + 'static,
@@ -259,7 +273,11 @@ impl Server {
         let job = Box::new(move || {
             server.guarded(call, || server.run_waiting(call, ticket, answer, run, finish));
         });
-        self.submit(&self.pools.store, call, job);
+        let pool = match missing {
+            Missing::Room(_) | Missing::Turn | Missing::Thaw => &self.pools.turn,
+            Missing::Record(_) | Missing::Records(..) | Missing::Content => &self.pools.store,
+        };
+        self.submit(pool, call, job);
     }
 
     fn submit(&self, pool: &Pool, call: Call, job: Job) {
@@ -283,7 +301,9 @@ impl Server {
     ) {
         match run(&self.fs, &call.caller(Fetch::LocalOnly), &mut answer) {
             Ok(value) => finish(value, answer),
-            Err(FsError::NotLocal(_)) => self.hand_over(call, ticket, answer, run, finish),
+            Err(FsError::NotLocal(missing)) => {
+                self.hand_over(call, Waiting { ticket, missing }, answer, run, finish);
+            }
             Err(error) => fail(call, answer, &error),
         }
     }

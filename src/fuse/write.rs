@@ -48,8 +48,8 @@ impl Write {
             return server.serve_sync(call, answer, copied(), finish);
         }
         let run = |fs: &Filesystem, caller: &Caller| self.run(fs, caller, data);
-        if let Some((ticket, answer)) = server.serve_borrowed(call, answer, run, finish.clone()) {
-            server.hand_over(call, ticket, answer, copied(), finish);
+        if let Some((waiting, answer)) = server.serve_borrowed(call, answer, run, finish.clone()) {
+            server.hand_over(call, waiting, answer, copied(), finish);
         }
     }
 

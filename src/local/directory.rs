@@ -256,6 +256,14 @@ impl Local {
         self.cache.put(&self.overlay.rocks, id, frame, limit)
     }
 
+    /// Bytes that the cache may come to, as things stand: the budget's and the disk's rest. 0 where
+    /// the disk does not tell.
+    #[must_use]
+    pub fn cache_bytes_max(&self) -> u64 {
+        let journal = self.overlay.journal.bytes();
+        self.space.cache_limit(self.cache.bytes(), journal).unwrap_or(0)
+    }
+
     /// Whether a frame is cached, without reading it.
     pub fn cache_has(&self, id: &[u8; 32]) -> Result<bool, LocalError> {
         self.cache.has(&self.overlay.rocks, id)

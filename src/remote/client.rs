@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::engine::Engine;
 use super::limit::Priority;
-use super::ticket::join;
+use super::ticket::{Brake, Turn, join};
 use super::{
     ConditionStyle, DirectoryStore, Fetches, MemoryStore, Object, ObjectMeta, ObjectStore, PutMode,
 };
@@ -130,6 +130,27 @@ impl Remote {
         Fetches { answers }
     }
 
+    /// Waits for a place among the requests of the background, which begin behind everybody
+    /// else's. None: the brake was pulled.
+    #[must_use]
+    pub fn wait_for_turn(&self, brake: &Brake) -> Option<Turn> {
+        let engine = Arc::clone(&self.engine);
+        self.wait_or_brake(brake, async move { Turn(engine.background_place().await) })
+    }
+
+    /// Fetches for the background, at once. None: the brake was pulled; the request is given up.
+    #[must_use]
+    pub fn get_in_turn(
+        &self,
+        Turn(place): Turn,
+        (key, range): GetRequest,
+        brake: &Brake,
+    ) -> Option<Result<Object, RemoteError>> {
+        let engine = Arc::clone(&self.engine);
+        let budget = engine.options.deadline;
+        self.wait_or_brake(brake, async move { engine.get_at(&key, range, place, budget).await })
+    }
+
     /// Stores an object and waits: it is durable when this returns.
     pub fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<Stored, RemoteError> {
         PutTicket { task: self.start_put(key, bytes, mode, Priority::Foreground) }.wait()
@@ -232,6 +253,29 @@ impl Remote {
     ) -> Task<Stored> {
         let (engine, key) = (Arc::clone(&self.engine), key.to_owned());
         self.spawn(async move { engine.put(&key, bytes, &mode, priority).await })
+    }
+
+    fn wait_or_brake<T: Send + 'static>(
+        &self,
+        brake: &Brake,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let pulled = brake.pulled();
+        let task = self.spawn(async move {
+            tokio::select! {
+                biased;
+                () = pulled => None,
+                done = work => Some(done),
+            }
+        });
+        match futures::executor::block_on(task) {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The client was closed under it.
+                Err(_) => None,
+            },
+        }
     }
 
     fn wait<T: Send + 'static>(

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::counting::Op;
 use super::jitter::Jitter;
-use super::limit::{Limiter, Priority};
+use super::limit::{Limiter, Permit, Priority};
 use super::rate::Line;
 use super::stats::Counters;
 use super::store::clamp;
@@ -50,6 +50,8 @@ struct Terms<'a> {
     priority: Priority,
     /// From the call to the last attempt's end.
     budget: Duration,
+    /// From the call to the last attempt's begin.
+    retry_for: Duration,
     attempt_timeout: Duration,
     /// A timed-out attempt may have been applied and must not be repeated.
     once: bool,
@@ -92,20 +94,61 @@ impl Engine {
         budget: Duration,
     ) -> Result<Object, RemoteError> {
         key::check(key)?;
-        let len = range.as_ref().map_or(0, |range| range.end.saturating_sub(range.start));
+        let terms = self.get_terms(key, range.as_ref(), priority, budget);
+        let (place, start) = self.place(&terms).await?;
+        self.get_placed(terms, range, (place, start)).await
+    }
+
+    /// As [`Engine::get`], with a place that the caller has.
+    pub(super) async fn get_at(
+        &self,
+        key: &str,
+        range: Option<Range<u64>>,
+        place: Permit,
+        budget: Duration,
+    ) -> Result<Object, RemoteError> {
+        key::check(key)?;
+        let terms = self.get_terms(key, range.as_ref(), Priority::Background, budget);
+        self.get_placed(terms, range, (place, Instant::now())).await
+    }
+
+    fn get_terms<'a>(
+        &self,
+        key: &'a str,
+        range: Option<&Range<u64>>,
+        priority: Priority,
+        budget: Duration,
+    ) -> Terms<'a> {
+        let len = range.map_or(0, |range| range.end.saturating_sub(range.start));
         let attempt_timeout = self.options.attempt_timeout + transfer_time(len);
-        let terms = Terms { op: Op::Get, key, priority, budget, attempt_timeout, once: false };
-        let object = self
-            .run(terms, || {
-                Box::pin(async {
-                    let object = self.store.get(key, range.clone()).await?;
-                    check_len(key, &object, range.clone())?;
-                    Ok(object)
-                })
-            })
-            .await?;
+        let retry_for = budget;
+        Terms { op: Op::Get, key, priority, budget, retry_for, attempt_timeout, once: false }
+    }
+
+    async fn get_placed(
+        &self,
+        terms: Terms<'_>,
+        range: Option<Range<u64>>,
+        place: (Permit, Instant),
+    ) -> Result<Object, RemoteError> {
+        let key = terms.key;
+        let attempt = || {
+            let range = range.clone();
+            let attempt: BoxFuture<'_, _> = Box::pin(async move {
+                let object = self.store.get(key, range.clone()).await?;
+                check_len(key, &object, range)?;
+                Ok(object)
+            });
+            attempt
+        };
+        let object = self.run_at(terms, place, attempt).await?;
         self.counters.received(object.bytes.len() as u64);
         Ok(object)
+    }
+
+    /// Waits for a place of the background's.
+    pub(super) async fn background_place(&self) -> Permit {
+        self.limiter.acquire(Priority::Background).await
     }
 
     pub(super) async fn stat(
@@ -141,6 +184,8 @@ impl Engine {
             key,
             priority,
             budget: self.options.deadline + transfer_time(len),
+            // The transfer's time is for a line that is slow, not for a store that is away.
+            retry_for: self.options.deadline,
             attempt_timeout: self.options.attempt_timeout + transfer_time(len),
             once: mode.is_conditional(),
         };
@@ -169,7 +214,8 @@ impl Engine {
 
     fn terms<'a>(&self, op: Op, key: &'a str, budget: Duration) -> Terms<'a> {
         let attempt_timeout = self.options.attempt_timeout;
-        Terms { op, key, priority: Priority::Foreground, budget, attempt_timeout, once: false }
+        let (priority, retry_for) = (Priority::Foreground, budget);
+        Terms { op, key, priority, budget, retry_for, attempt_timeout, once: false }
     }
 
     /// Waits for a place, then tries until an answer, a failure that stays, or the deadline.
@@ -181,18 +227,35 @@ impl Engine {
         terms: Terms<'a>,
         attempt: impl Fn() -> BoxFuture<'a, Result<T, RemoteError>>,
     ) -> Result<T, RemoteError> {
+        let place = self.place(&terms).await?;
+        self.run_at(terms, place, attempt).await
+    }
+
+    /// Waits for a place, and tells since when the request's time runs.
+    async fn place(&self, terms: &Terms<'_>) -> Result<(Permit, Instant), RemoteError> {
         let start = Instant::now();
-        // A background request may queue for long; its time begins with its place.
-        let (_permit, start) = match terms.priority {
-            Priority::Background => (self.limiter.acquire(terms.priority).await, Instant::now()),
+        match terms.priority {
+            // It may queue for long; its time begins with its place.
+            Priority::Background => {
+                let permit = self.limiter.acquire(terms.priority).await;
+                Ok((permit, Instant::now()))
+            }
             Priority::Foreground => {
                 let wait = tokio::time::timeout(terms.budget, self.limiter.acquire(terms.priority));
-                let Ok(permit) = wait.await else {
-                    return Err(unavailable(&terms, start, "too many requests are under way"));
-                };
-                (permit, start)
+                let permit = wait
+                    .await
+                    .map_err(|_| unavailable(terms, start, "too many requests are under way"))?;
+                Ok((permit, start))
             }
-        };
+        }
+    }
+
+    async fn run_at<'a, T>(
+        &self,
+        terms: Terms<'a>,
+        (_place, start): (Permit, Instant),
+        attempt: impl Fn() -> BoxFuture<'a, Result<T, RemoteError>>,
+    ) -> Result<T, RemoteError> {
         self.counters.request(terms.op);
         let _link = self.counters.chain.begin();
         let mut failures = 0;
@@ -211,7 +274,7 @@ impl Engine {
                 }
             };
             failures += 1;
-            let left = terms.budget.saturating_sub(start.elapsed());
+            let left = terms.retry_for.saturating_sub(start.elapsed());
             let Some(spare) = left.checked_sub(terms.last_attempt_min()) else {
                 return Err(unavailable(&terms, start, cause));
             };

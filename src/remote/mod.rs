@@ -44,5 +44,5 @@ pub use stats::RemoteStats;
 pub use store::{
     ConditionStyle, OBJECT_LEN_MAX, Object, ObjectMeta, ObjectStore, PutMode, Version,
 };
-pub use ticket::{Fetches, PutTicket};
+pub use ticket::{Brake, Fetches, PutTicket, Turn};
 pub use url::StoreUrl;

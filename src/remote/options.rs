@@ -14,9 +14,9 @@ pub struct RemoteOptions {
     pub path_style: Option<bool>,
     /// Profile of the shared AWS configuration.
     pub profile: Option<String>,
-    /// A request, its retries included, fails after this long. A put gets a second more per
-    /// 128 KiB, and its time starts when the upload limit lets it pass; a listing gets ten times
-    /// as long.
+    /// A request, its retries included, fails after this long. A put's last attempt gets a second
+    /// more per 128 KiB, and its time starts when the upload limit lets it pass; a listing gets ten
+    /// times as long.
     pub deadline: Duration,
     /// One attempt of a request is given up after this long, plus a second per 128 KiB.
     pub attempt_timeout: Duration,

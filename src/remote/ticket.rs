@@ -1,9 +1,32 @@
 //! Requests under way.
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::limit::Permit;
 use super::{Object, RemoteError, Stored};
+
+/// A place among the background's requests: what is asked for with it begins at once.
+#[derive(Debug)]
+pub struct Turn(pub(super) Permit);
+
+/// Ends the waits of all who were given it, for good.
+#[derive(Debug, Default)]
+pub struct Brake(watch::Sender<bool>);
+
+impl Brake {
+    /// Whoever waits with it, and whoever will, does so no more.
+    pub fn pull(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Returns when it is pulled.
+    pub(super) fn pulled(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut pulled = self.0.subscribe();
+        // An error: the brake is gone, and with it those who could wait.
+        async move { _ = pulled.wait_for(|pulled| *pulled).await }
+    }
+}
 
 /// A put under way. It goes on also where the ticket is dropped.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use crate::format::{Head, Lease, PackInfo};
 use crate::fs::Filesystem;
 use crate::local::Local;
 use crate::namespace::Namespace;
-use crate::remote::{Durable, PutMode, Remote, Version};
+use crate::remote::{Brake, Durable, PutMode, Remote, Version};
 use crate::types::{Clock, Epoch, PackId, Time};
 
 use super::head::{self, NextHead, Nonce, ReadHead, Swapped};
@@ -51,6 +51,8 @@ pub struct Active {
     pub tally: Mutex<Tally>,
     /// Hibernated or closed: nothing is sealed any more.
     pub closed: AtomicBool,
+    /// Ends what the mount's threads wait for when they are to end.
+    pub brake: Brake,
 }
 
 /// What this mount knows of its head.

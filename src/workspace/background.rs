@@ -97,6 +97,7 @@ impl Drop for Threads {
     fn drop(&mut self) {
         self.stop = None;
         self.active.fs.wake_room_maker();
+        self.active.brake.pull();
         for handle in self.handles.drain(..) {
             if handle.join().is_err() {
                 tracing::error!("a background thread panicked");
@@ -297,7 +298,11 @@ impl Active {
     fn warm(&self) {
         let snapshot = self.mount.lock().head.snapshot.clone();
         let Some(SnapshotRef { id, key }) = snapshot else { return };
-        let object = self.remote.get(&key).map_err(WorkspaceError::from);
+        let turn = self.remote.wait_for_turn(&self.brake);
+        let request = (key.clone(), None);
+        let object = turn.and_then(|turn| self.remote.get_in_turn(turn, request, &self.brake));
+        let Some(object) = object else { return };
+        let object = object.map_err(WorkspaceError::from);
         match object.and_then(|object| decode_snapshot(&key, id, &object.bytes)) {
             Ok(snapshot) => {
                 let bytes_max = self.options.upkeep.hot_bytes_max;

@@ -12,7 +12,7 @@ use crate::format::{
 use crate::fs::{Caller, Filesystem, FsOptions};
 use crate::local::{Local, crash_point};
 use crate::namespace::{Base, Counters, Namespace};
-use crate::remote::{Object, PutMode, Remote, RemoteError, Version};
+use crate::remote::{Brake, Object, PutMode, Remote, RemoteError, Version};
 use crate::tree::Tree;
 use crate::types::{Clock, Epoch, Ino, SnapshotId};
 
@@ -286,6 +286,7 @@ impl Begin<'_> {
             sealing: Mutex::default(),
             settling: Mutex::default(),
             swapping: Mutex::default(),
+            brake: Brake::default(),
             mount: Mutex::new(Mount {
                 base_packs: start.head.tree_packs.clone(),
                 head: start.head,

@@ -32,6 +32,10 @@ use super::settle::{Settling, Which, read_extents};
 use super::stream::{Change, NewRecords, removals, staged_pieces};
 use super::{Phase, Receipt, StoreCounts, WorkspaceError};
 
+/// Chunks of the hot set that a checkpoint's snapshot holds (72 bytes each): there may be one a
+/// minute, each is kept, and all but the last are for nothing. A hibernation's holds all.
+const CHECKPOINT_HOT_SET_LEN_MAX: usize = 1024;
+
 /// Why a seal is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -292,6 +296,10 @@ impl Active {
         data_packs: &[Durable<PackId>],
         reason: Reason,
     ) -> Snapshot {
+        let mut hot_set = self.chunks.hot_set();
+        if reason == Reason::Checkpoint {
+            hot_set.truncate(CHECKPOINT_HOT_SET_LEN_MAX);
+        }
         let mount = self.mount.lock();
         Snapshot {
             workspace: self.options.name.clone(),
@@ -304,7 +312,7 @@ impl Active {
             inodes: sealed.inodes,
             bytes: sealed.bytes,
             data_packs_added: data_packs.iter().map(super::packs::info).collect(),
-            hot_set: self.chunks.hot_set(),
+            hot_set,
             reason: reason.as_str().to_owned(),
         }
     }

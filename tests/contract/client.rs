@@ -265,3 +265,17 @@ fn a_client_may_be_used_and_dropped_inside_another_runtime() {
         drop(remote);
     });
 }
+
+#[test]
+fn a_store_that_is_away_is_given_up_after_the_deadline_however_much_there_is_to_send() {
+    let Bench { faults, remote, .. } = bench(&short());
+    faults.set_outage(true);
+    // Its transfer may take half a minute on a slow line.
+    let body = Bytes::from(vec![0; 4 << 20]);
+    match remote.put("large", body, PutMode::Any) {
+        Err(RemoteError::Unavailable { waited, .. }) => {
+            assert!(waited < Duration::from_secs(10), "{waited:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}

@@ -211,3 +211,35 @@ fn a_mount_that_does_not_answer_is_aborted() {
     mounted.wait();
     mounted.unmount(false).unwrap();
 }
+
+#[test]
+fn writers_that_wait_for_room_keep_no_reader_waiting_and_end_in_time_killed_or_not() {
+    let (stack, _store) = stack_with_remote_files(2);
+    let fs = Arc::clone(&stack.fs);
+    // Somebody makes room, and never gets anywhere in time.
+    fs.serve_room(true);
+    fs.set_admission(Duration::ZERO, true);
+    let mount = Mount::of(stack, |options| {
+        options.deadline = Duration::from_secs(20);
+        options.waiting_threads_max = 4;
+    });
+    let clock = SystemClock::new();
+    let mut writers: Vec<Child> = (0..12)
+        .map(|n| mount.shell(&format!("exec dd if=/dev/zero of=w{n} bs=4k count=1")).spawn())
+        .map(Result::unwrap)
+        .collect();
+    while !fs.wait_for_room_wanted(Duration::from_millis(10)) {
+        assert!(clock.monotonic() < Duration::from_secs(15), "nobody writes");
+    }
+    assert_eq!(mount.sh("cat remote-1"), "content 1");
+    assert!(!fs.is_room_stuck(), "the reader waited as long as the writers");
+    writers[0].kill().unwrap();
+    for writer in writers {
+        assert!(!writer.wait_with_output().unwrap().status.success());
+    }
+    // Whoever comes now is told at once; and when there is room, all is as before.
+    assert!(fs.is_room_stuck());
+    mount.sh("! echo x > y");
+    fs.set_admission(Duration::ZERO, false);
+    assert_eq!(mount.sh("echo x > y; cat y remote-0"), "x\ncontent 0");
+}

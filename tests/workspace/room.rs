@@ -23,6 +23,12 @@ fn small(world: &World, cache: &str) -> ResumeOptions {
     options
 }
 
+fn without_threads(world: &World, cache: &str) -> ResumeOptions {
+    let mut options = small(world, cache);
+    options.upkeep.threads = false;
+    options
+}
+
 /// The content of a large file, part by part.
 fn part(number: u64) -> Vec<u8> {
     noise(number, MIB as usize)
@@ -99,6 +105,31 @@ fn without_the_store_a_writer_is_refused_loses_nothing_and_goes_on_afterwards() 
     for (number, found) in read.chunks(MIB as usize).enumerate() {
         assert!(found == part(number as u64), "part {number}");
     }
+}
+
+#[test]
+fn a_writer_that_never_gets_any_of_the_room_that_is_made_is_told_what_it_lacks() {
+    let world = World::new();
+    let workspace = world.try_resume(&without_threads(&world, "a")).unwrap();
+    let files = world.files(&workspace);
+    let ino = files.create("large");
+    let (_, error) = fill(&workspace, ino);
+    assert!(matches!(error, FsError::Spent), "nobody makes room: {error:?}");
+    files.fs.serve_room(true);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                // Others were there first.
+                if files.fs.wait_for_room_wanted(Duration::from_millis(10)) {
+                    files.fs.make_room(|| true);
+                }
+            }
+        });
+        let result = files.fs.write(&files.caller(), ino, 0, &part(0), false);
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(matches!(result, Err(FsError::Spent)), "{result:?}");
+    });
 }
 
 #[test]

@@ -523,3 +523,35 @@ fn the_hot_set_is_fetched_ahead_where_that_is_wanted() {
     assert!(world.files(&workspace).read("hot") == noise(1, 200_000));
     assert_eq!(world.counts.count(Op::Get, "packs/"), 0, "{:?}", world.counts.log());
 }
+
+#[test]
+fn a_checkpoint_carries_the_beginning_of_the_hot_set_and_a_hibernation_all_of_it() {
+    const COUNT: u64 = 3000;
+    let world = World::new();
+    let workspace = world.resume("a");
+    let files = world.files(&workspace);
+    for number in 0..COUNT {
+        files.write(&format!("f{number}"), &noise(number, 100));
+    }
+    drop(files);
+    let workspace = world.move_to(workspace, "b");
+    let files = world.files(&workspace);
+    for number in 0..COUNT {
+        assert_eq!(files.read(&format!("f{number}")), noise(number, 100));
+    }
+    let sizes = || {
+        let log = world.counts.log();
+        let put = log.iter().filter(|call| call.op == Op::Put && call.key.contains("snapshots/"));
+        put.map(|call| call.bytes).collect::<Vec<_>>()
+    };
+    world.counts.reset();
+    for round in 0..3 {
+        files.write("stamp", &[round]);
+        assert!(checkpoint(&workspace).unwrap().changed);
+    }
+    assert!(sizes().iter().all(|&bytes| bytes < 80_000), "{:?}", sizes());
+    world.counts.reset();
+    files.write("stamp", b"last");
+    hibernate(&workspace).unwrap();
+    assert!(sizes()[0] > 72 * COUNT, "{:?}", sizes());
+}

@@ -102,6 +102,13 @@ impl World {
         Remote::from_store(self.counts.clone(), &self.patience, self.clock.clone()).unwrap()
     }
 
+    /// A client that waits so long for an answer.
+    pub fn patient_remote(&self, patience: Duration) -> Arc<Remote> {
+        let (deadline, attempt_timeout) = (patience, patience);
+        let options = RemoteOptions { deadline, attempt_timeout, ..self.patience.clone() };
+        Remote::from_store(self.counts.clone(), &options, self.clock.clone()).unwrap()
+    }
+
     pub fn dir(&self, cache: &str) -> PathBuf {
         self.dirs.path().join(cache)
     }

@@ -35,6 +35,8 @@ struct Store {
     counting: Arc<CountingStore>,
     /// How long its clients wait.
     patience: Duration,
+    /// Requests of a client at once.
+    places: usize,
 }
 
 impl Store {
@@ -42,7 +44,7 @@ impl Store {
         let memory = Arc::new(MemoryStore::new(Arc::new(SystemClock::new())));
         let faults = FaultStore::new(Arc::clone(&memory) as _, 1);
         let counting = CountingStore::new(Arc::clone(&faults) as _);
-        Store { memory, faults, counting, patience: Duration::from_millis(1500) }
+        Store { memory, faults, counting, patience: Duration::from_millis(1500), places: 32 }
     }
 
     fn machine(&self) -> Machine {
@@ -54,11 +56,21 @@ impl Store {
     }
 
     fn machine_at(&self, dir: Arc<TempDir>, options: ChunkOptions) -> Machine {
+        self.machine_with_local(dir, options, &LocalOptions::default())
+    }
+
+    fn machine_with_local(
+        &self,
+        dir: Arc<TempDir>,
+        options: ChunkOptions,
+        local: &LocalOptions,
+    ) -> Machine {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let remote_options = RemoteOptions { deadline: self.patience, ..RemoteOptions::default() };
+        let (deadline, concurrency_max) = (self.patience, self.places);
+        let remote_options = RemoteOptions { deadline, concurrency_max, ..Default::default() };
         let store = Arc::clone(&self.counting) as _;
         let remote = Remote::from_store(store, &remote_options, Arc::clone(&clock)).unwrap();
-        let local = Local::open(dir.path(), &LocalOptions::default(), Arc::clone(&clock)).unwrap();
+        let local = Local::open(dir.path(), local, Arc::clone(&clock)).unwrap();
         let local = Arc::new(local);
         let keys = HashKeys::new(&[3; 32]);
         let chunks = Chunks::new(Arc::clone(&local), remote, keys, options, Arc::clone(&clock));
