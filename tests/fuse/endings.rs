@@ -112,16 +112,22 @@ impl Drop for Waiting {
     }
 }
 
+/// Python gives 1 for an error that nobody caught.
+fn fails(reader: Child) {
+    let output = reader.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
 #[test]
 fn an_abort_ends_all_who_wait_and_the_threads_that_served_them() {
     let mut waiting = Waiting::new(24);
     let busy = waiting.mount.shell("while :; do echo x > f; cat f; rm f; done").spawn().unwrap();
     waiting.mount.mounted().abort().unwrap();
     // The store is still silent.
-    for reader in waiting.readers.drain(..).chain([busy]) {
-        let output = reader.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{output:?}");
-    }
+    waiting.readers.drain(..).for_each(fails);
+    // What the shell gives depends on which of its commands met the end; `timeout` gives 124.
+    let output = busy.wait_with_output().unwrap();
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{output:?}");
     waiting.store.heal();
     waiting.mount.mounted().wait();
     assert_eq!(waiting.mount.mounted().requests_in_flight(), 0);
@@ -135,10 +141,7 @@ fn a_forced_unmount_from_outside_ends_all_who_wait() {
     let path = waiting.mount.path().to_owned();
     let status = Command::new("umount").args(["-f", "-l"]).arg(&path).status().unwrap();
     assert!(status.success());
-    for reader in waiting.readers.drain(..) {
-        let output = reader.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{output:?}");
-    }
+    waiting.readers.drain(..).for_each(fails);
     waiting.store.heal();
     waiting.mount.mounted().wait();
     assert_eq!(waiting.mount.mounted().requests_in_flight(), 0);
