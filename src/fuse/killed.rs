@@ -78,8 +78,17 @@ impl Callers {
                 table.is_watched = false;
                 return;
             }
-            for (pid, give_up) in table.waiting.values() {
-                if is_killed(*pid) && sees_itself() {
+            let mut killed: Vec<_> =
+                table.waiting.iter().map(|(&unique, &(pid, _))| (unique, pid)).collect();
+            drop(table);
+            // There may be thousands, and who serves needs the table.
+            killed.retain(|&(_, pid)| is_killed(pid));
+            if killed.is_empty() || !sees_itself() {
+                continue;
+            }
+            let table = self.table.lock();
+            for (unique, _) in killed {
+                if let Some((_, give_up)) = table.waiting.get(&unique) {
                     give_up();
                 }
             }

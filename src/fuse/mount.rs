@@ -161,7 +161,7 @@ fn mount_once<F: fuser::Filesystem + Send + 'static>(
             let workers = session.workers();
             govern(&parts.governor, session.requests(), workers.len(), options);
             workers.iter().for_each(|&(thread, core)| parts.governor.enlist_on(thread, core));
-            Ok(Session::Uring(session))
+            Ok(Session::Uring(Box::new(session)))
         }
         Over::Device(filesystem) => {
             let mut config = Config::default();
@@ -191,7 +191,7 @@ fn mount_once<F: fuser::Filesystem + Send + 'static>(
 /// A connection that was agreed on, over either transport.
 enum Session<F: fuser::Filesystem> {
     Fuser(Box<fuser::Session<F>>),
-    Uring(uring::Session),
+    Uring(Box<uring::Session>),
 }
 
 impl<F: fuser::Filesystem> Session<F> {

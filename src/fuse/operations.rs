@@ -143,10 +143,10 @@ impl Operations {
     }
 
     pub(super) fn stat_fs<A: AnswerStatFs>(&self, origin: Origin, ino: Ino, answer: A) {
-        self.server.serve(
+        self.server.serve_look(
             Call::new(origin, Opcode::StatFs, ino),
             answer,
-            |fs, caller, _| fs.statfs(caller),
+            |fs, caller| fs.statfs(caller),
             |stat, answer: A| answer.statfs(&stat),
         );
     }

@@ -151,6 +151,18 @@ impl Server {
         run: impl Fn(&Filesystem, &Caller) -> Result<T, FsError> + Send + 'static,
         finish: impl FnOnce(T, A) + Clone + Send + 'static,
     ) {
+        self.serve_undoable(call, answer, run, finish, |_, _| {});
+    }
+
+    /// Like `serve_look`, for an operation of which `undo` takes back what it left behind.
+    pub(super) fn serve_undoable<A: Answer, T>(
+        &self,
+        call: Call,
+        answer: A,
+        run: impl Fn(&Filesystem, &Caller) -> Result<T, FsError> + Send + 'static,
+        finish: impl FnOnce(T, A) + Clone + Send + 'static,
+        undo: impl FnOnce(&Filesystem, T) + Send + 'static,
+    ) {
         let local = |fs: &Filesystem, caller: &Caller| run(fs, caller);
         let waiting = self.serve_borrowed(call, answer, local, finish.clone());
         if let Some((waiting, answer)) = waiting {
@@ -198,10 +210,10 @@ impl Server {
             callers.watch();
             run(fs, caller)
         };
-        let finish = move |value, held: Held<A>| {
-            if let Some(answer) = held.take() {
-                finish(value, answer);
-            }
+        let fs = Arc::clone(&self.fs);
+        let finish = move |value, held: Held<A>| match held.take() {
+            Some(answer) => finish(value, answer),
+            None => undo(&fs, value),
         };
         self.hand_over(call, waiting, held, run, finish);
     }

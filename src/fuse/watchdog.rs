@@ -83,10 +83,11 @@ fn watch(
         WaitsFor::Disk => deadline * DISK_DEADLINES_MAX,
     };
     let pause = (deadline / 4).clamp(Duration::from_millis(50), Duration::from_secs(5));
+    let mut doubt = Doubt::default();
     let mut stopped = stop.0.lock();
     while !*stopped {
         stop.1.wait_for(&mut stopped, pause);
-        let Some((request, age)) = in_flight.overdue(patience) else { continue };
+        let Some((request, age)) = doubt.confirmed(in_flight.overdue(patience)) else { continue };
         // Stopping must not wait for the abort.
         drop(stopped);
         tracing::error!(
@@ -101,5 +102,33 @@ fn watch(
             tracing::error!(%error, "the mount can't be aborted");
         }
         return;
+    }
+}
+
+/// Whether the last look found something overdue. Once is not enough: a daemon that was frozen or
+/// stopped for long finds all that was under way overdue, and answers it a moment later.
+#[derive(Debug, Default)]
+struct Doubt {
+    was_overdue: bool,
+}
+
+impl Doubt {
+    /// What a look found, if the look before found something too.
+    fn confirmed<T>(&mut self, overdue: Option<T>) -> Option<T> {
+        let was_overdue = std::mem::replace(&mut self.was_overdue, overdue.is_some());
+        overdue.filter(|_| was_overdue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_overdue_at_two_looks_in_a_row_ends_a_mount() {
+        let mut doubt = Doubt::default();
+        let looks = [None, Some(1), None, Some(2), Some(3), None, Some(4)];
+        let confirmed: Vec<_> = looks.into_iter().map(|look| doubt.confirmed(look)).collect();
+        assert_eq!(confirmed, [None, None, None, None, Some(3), None, None]);
     }
 }

@@ -14,7 +14,7 @@ use dormouse::types::{Clock, Ino, ManualClock, Name, SystemClock};
 use crate::harness::{Mount, Stack, options};
 
 /// A filesystem whose files `remote-0`... have their content in the store only.
-fn stack_with_remote_files(count: usize) -> (Stack, Arc<FaultStore>) {
+pub fn stack_with_remote_files(count: usize) -> (Stack, Arc<FaultStore>) {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let store = FaultStore::new(Arc::new(MemoryStore::new(Arc::clone(&clock))), 1);
     let stack = Stack::over(store.clone(), clock);

@@ -6,6 +6,7 @@
 #![allow(missing_docs, reason = "nothing here is a library")]
 
 mod content;
+mod endings;
 mod faults;
 mod harness;
 mod lifecycle;

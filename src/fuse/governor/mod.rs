@@ -34,7 +34,7 @@ use self::judge::Change;
 pub(super) use self::signs::Requests;
 use self::signs::{Sign, Signs};
 use self::worker::{Worker, cpu_time};
-use crate::types::{Class, Clock, Standing, SystemClock, ThreadId};
+use crate::types::{Class, Clock, Cores, Standing, SystemClock, ThreadId};
 
 /// Time between looks.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -118,7 +118,7 @@ impl Governor {
         }
     }
 
-    /// Another thread serves, best on this core.
+    /// Another thread serves, on this core: also while it is plain.
     pub(super) fn enlist_on(&self, thread: ThreadId, core: usize) {
         self.shared.crew.lock().enlist(thread, Some(core));
     }
@@ -159,8 +159,12 @@ impl Crew {
         self.threads.push(thread);
         let Some(rule) = &self.rule else { return };
         let in_turn = || rule.cores.get(number % rule.cores.len().max(1)).copied();
-        let core = core.or_else(in_turn);
-        match Worker::new(thread, rule.plain, core) {
+        // One with a core's queue to serve has its place there, plain too: who asks is on it.
+        let plain = match core.and_then(Cores::only) {
+            Some(cores) => Standing { cores, ..rule.plain },
+            None => rule.plain,
+        };
+        match Worker::new(thread, plain, core.or_else(in_turn)) {
             Ok(worker) => self.newcomers.push(worker),
             Err(error) => tracing::debug!(%error, "a serving thread stays plain"),
         }

@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicBool;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::*;
-use crate::types::Cores;
 
 /// Longest time that anything here may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -134,6 +133,24 @@ fn a_worker_that_starves_is_promoted_and_counted() {
     requests.write_all(b"r").unwrap();
     wait_until("it starves and is cured", || governor.promotions() > 0);
     wait_until("it is like any other", || worker.standing() == plain);
+}
+
+#[test]
+fn one_that_serves_a_cores_queue_stays_there_when_it_is_cured_and_at_the_end() {
+    let plain = Standing::current().unwrap();
+    let core = plain.cores.iter().next().unwrap();
+    let here = Standing { cores: Cores::only(core).unwrap(), ..plain };
+    let governor = Arc::new(Governor::default());
+    let (fd, mut requests) = connection();
+    governor.start(vec![Requests::Device(fd)], cores()).unwrap();
+    let worker = Worker::new(move || here.take(), std::hint::spin_loop);
+    governor.enlist_on(worker.id, core);
+    let _busy = Worker::new(move || here.take(), std::hint::spin_loop);
+    requests.write_all(b"r").unwrap();
+    wait_until("it starves and is cured", || governor.promotions() > 0);
+    wait_until("it is like any other there", || worker.standing() == here);
+    governor.stop();
+    assert_eq!(worker.standing(), here);
 }
 
 #[test]

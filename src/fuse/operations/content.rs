@@ -63,10 +63,10 @@ impl Operations {
         answer: A,
     ) {
         let offset = u64::try_from(offset);
-        self.server.serve(
+        self.server.serve_look(
             Call::new(origin, Opcode::LSeek, ino),
             answer,
-            move |fs, caller, _| {
+            move |fs, caller| {
                 let offset = offset.map_err(|_| FsError::BeyondEnd)?;
                 let found = fs.lseek(caller, ino, offset, seek.ok_or(FsError::Invalid)?)?;
                 i64::try_from(found).map_err(|_| FsError::TooLarge)

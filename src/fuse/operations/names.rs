@@ -23,10 +23,10 @@ impl Operations {
             self.server.count(call.opcode);
             return answer.entry(Duration::ZERO, prime::INO, &attr);
         }
-        self.server.serve(
+        self.server.serve_undoable(
             call,
             answer,
-            move |fs, caller, _| {
+            move |fs, caller| {
                 let at = place.at()?;
                 match fs.lookup(caller, at.directory, at.name) {
                     Ok(entry) => Ok(Some(entry)),
@@ -38,6 +38,12 @@ impl Operations {
                 Some(entry) => send_entry(entry, answer),
                 // Inode 0 tells the kernel to remember that there is no such name.
                 None => answer.entry(FOREVER, Ino(0), &bare_attr(Kind::File)),
+            },
+            // The kernel forgets only what it was told.
+            |fs, entry| {
+                if let Some(entry) = entry {
+                    fs.forget(entry.ino, 1);
+                }
             },
         );
     }

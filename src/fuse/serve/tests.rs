@@ -241,3 +241,34 @@ fn closing_answers_what_did_not_begin() {
     assert_eq!(outcome(&first), 0, "what had begun ended well");
     assert_eq!(outcome(&second), -1);
 }
+
+#[test]
+fn what_a_killed_caller_asked_for_is_answered_at_once_and_taken_back_when_it_is_there() {
+    let bench = bench(|_| {});
+    let mut caller = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let origin = Origin { unique: 2, uid: 0, gid: 0, pid: caller.id() };
+    let (probe, answers) = Probe::new();
+    let (begun, has_begun) = mpsc::channel();
+    let (found, finding) = mpsc::channel::<i32>();
+    let (undone, undoing) = mpsc::channel();
+    bench.server.serve_undoable(
+        Call::new(origin, Opcode::Lookup, Ino(1)),
+        probe,
+        move |_, caller| {
+            if caller.fetch == Fetch::LocalOnly {
+                return Err(missing());
+            }
+            begun.send(()).unwrap();
+            Ok(finding.recv().unwrap())
+        },
+        |value, probe| probe.send(value),
+        move |_, value| undone.send(value).unwrap(),
+    );
+    has_begun.recv_timeout(Duration::from_secs(60)).unwrap();
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    assert_eq!(answers.recv_timeout(Duration::from_secs(60)), Ok(libc::EINTR));
+    found.send(7).unwrap();
+    assert_eq!(undoing.recv_timeout(Duration::from_secs(60)), Ok(7));
+    assert!(answers.try_recv().is_err(), "answered once");
+}

@@ -2,11 +2,12 @@
 //! kernel sends there.
 
 use std::io::{self, IoSlice};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use fuser::InitFlags;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::uio::writev;
 use nix::unistd::read;
 
@@ -89,6 +90,14 @@ fn serve_one(device: &Arc<OwnedFd>, message: &[u8], operations: &Operations) {
     }
 }
 
+/// Whether the connection is no more.
+pub(super) fn has_ended(device: &OwnedFd) -> bool {
+    let mut all = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
+    let polled = poll(&mut all, PollTimeout::ZERO);
+    let events = all[0].revents().unwrap_or(PollFlags::empty());
+    polled.is_ok() && events.contains(PollFlags::POLLERR)
+}
+
 /// The kernel gives nothing to a reader that has no room for the largest write.
 fn buffer_len(plan: &Plan) -> usize {
     plan.payload_bytes + HEADERS_ROOM
@@ -121,5 +130,19 @@ impl Outlet for DeviceOutlet {
             // ENOENT: the request was interrupted, and nobody waits any more.
             tracing::debug!(unique, %error, "the kernel did not take an answer");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_connection_is_seen_as_the_kernel_shows_it() {
+        // A pipe that nobody reads is shown like a connection that has ended.
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        assert!(!has_ended(&writer));
+        drop(reader);
+        assert!(has_ended(&writer));
     }
 }

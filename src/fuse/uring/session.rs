@@ -17,7 +17,7 @@ use crate::fuse::governor::Requests;
 use crate::fuse::operations::Operations;
 use crate::fuse::options::MountOptions;
 use crate::fuse::watchdog::Aborter;
-use crate::types::ThreadId;
+use crate::types::{Standing, ThreadId};
 
 /// A connection whose workers run.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(in crate::fuse) struct Session {
     operations: Arc<Operations>,
     workers: Vec<Running>,
     aborter: Aborter,
+    /// How whoever mounts is scheduled.
+    plain: Option<Standing>,
 }
 
 /// A worker's thread.
@@ -65,13 +67,14 @@ impl Session {
             workers: Vec::with_capacity(plan.workers.len()),
             plan,
             aborter: aborter.clone(),
+            plain: Standing::current().ok(),
         };
         for worker in session.plan.workers.clone() {
             match session.start_worker(worker, aborter.clone()) {
                 Ok(running) => session.workers.push(running),
                 Err(error) => {
                     // Those that run wait for an end that nobody else would bring.
-                    end_connection(aborter);
+                    end_connection(aborter, &session.device);
                     session.end();
                     return Err(NoUring::Refused(error));
                 }
@@ -85,8 +88,9 @@ impl Session {
         let (device, operations) = (Arc::clone(&self.device), Arc::clone(&self.operations));
         let (payload_bytes, core) = (self.plan.payload_bytes, plan.core);
         let thread = thread::Builder::new().name(format!("dormouse-ring-{}", plan.core));
+        let ending = Ending { aborter, device: Arc::clone(&device), plain: self.plain };
         let thread = thread.spawn(move || {
-            work(started, &aborter, || Worker::start(&plan, payload_bytes, device, operations));
+            work(started, &ending, || Worker::start(&plan, payload_bytes, device, operations));
         })?;
         match has_started.recv() {
             Ok(started) => Ok(Running { core, started: started?, thread }),
@@ -127,7 +131,7 @@ impl Session {
         let served = catch_unwind(AssertUnwindSafe(serve))
             .unwrap_or_else(|_| Err(io::Error::other("reading /dev/fuse panicked")));
         if served.is_err() {
-            end_connection(&self.aborter);
+            end_connection(&self.aborter, &self.device);
         }
         self.end();
         served
@@ -149,7 +153,7 @@ impl Session {
 /// never be served again.
 fn work(
     started: Sender<io::Result<Started>>,
-    aborter: &Aborter,
+    ending: &Ending,
     start: impl FnOnce() -> io::Result<Worker>,
 ) {
     let run = AssertUnwindSafe(|| {
@@ -174,10 +178,26 @@ fn work(
         Ok(Err(error)) => tracing::error!(%error, "a worker failed: aborting the mount"),
         Err(_) => tracing::error!("a worker panicked: aborting the mount"),
     }
-    end_connection(aborter);
+    if let Some(plain) = ending.plain {
+        // The child that aborts is scheduled like us, and might starve.
+        plain.take();
+    }
+    end_connection(&ending.aborter, &ending.device);
 }
 
-fn end_connection(aborter: &Aborter) {
+/// What a worker needs to end the connection.
+struct Ending {
+    aborter: Aborter,
+    device: Arc<OwnedFd>,
+    plain: Option<Standing>,
+}
+
+/// Ends the connection, unless it has ended: then its number, and the place where it was mounted,
+/// may be another mount's by now.
+fn end_connection(aborter: &Aborter, device: &OwnedFd) {
+    if device::has_ended(device) {
+        return;
+    }
     if let Err(error) = aborter.abort() {
         tracing::error!(%error, "the mount can't be aborted");
     }

@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use super::abi;
 use super::buffer::Buffer;
+use super::device::has_ended;
 use super::inbox::{Inbox, Reply, RingOutlet};
 use super::plan::{QueuePlan, WorkerPlan};
 use crate::fuse::dispatch::dispatch;
@@ -189,6 +190,8 @@ impl Worker {
             match completion.result() {
                 0 => self.arrived.push(slot),
                 error if is_end(-error) => self.has_ended = true,
+                // An answer that met the end of the connection halfway: there is no such request.
+                _ if has_ended(&self.device) => self.has_ended = true,
                 error => return Err(io::Error::from_raw_os_error(-error)),
             }
         }
