@@ -90,7 +90,7 @@ pub fn mount(
         let parts = Parts::new(Arc::clone(&clock));
         let operations = Operations::new(Arc::clone(&fs), options, parts.clone());
         let transport = match plan {
-            Some(plan) => Over::Uring(plan, operations.with_reads_apart()),
+            Some(plan) => Over::Uring(plan, Box::new(operations.with_reads_apart())),
             None => Over::Device(Adapter::new(operations, options)),
         };
         mount_once(transport, &mountpoint, options, parts)
@@ -142,7 +142,7 @@ pub fn mount_other<F: fuser::Filesystem + Send + 'static>(
 
 /// What is mounted, over which transport.
 enum Over<F> {
-    Uring(Plan, Operations),
+    Uring(Plan, Box<Operations>),
     Device(F),
 }
 
@@ -156,7 +156,7 @@ fn mount_once<F: fuser::Filesystem + Send + 'static>(
     let Device { fd, by_helper } = device::mount(mountpoint, options)?;
     let served = begin(mountpoint, options, |aborter| match over {
         Over::Uring(plan, operations) => {
-            let session = uring::Session::start(plan, fd, operations, options, aborter)
+            let session = uring::Session::start(plan, fd, *operations, options, aborter)
                 .map_err(FuseError::NoUring)?;
             let workers = session.workers();
             govern(&parts.governor, session.requests(), workers.len(), options);

@@ -166,7 +166,7 @@ impl Server {
         let local = |fs: &Filesystem, caller: &Caller| run(fs, caller);
         let waiting = self.serve_borrowed(call, answer, local, finish.clone());
         if let Some((waiting, answer)) = waiting {
-            self.hand_over_look(call, waiting, answer, run, finish);
+            self.hand_over_look(call, waiting, answer, run, (finish, undo));
         }
     }
 
@@ -186,7 +186,8 @@ impl Server {
                 Ok(value) => finish(value, answer),
                 Err(FsError::NotLocal(missing)) => {
                     let waiting = Waiting { ticket, missing };
-                    server.hand_over_look(call, waiting, answer, run, finish);
+                    let ends = (finish, |_: &Filesystem, _| {});
+                    server.hand_over_look(call, waiting, answer, run, ends);
                 }
                 Err(error) => fail(call, answer, &error),
             });
@@ -194,14 +195,17 @@ impl Server {
         self.submit(&self.pools.disk, call, job);
     }
 
-    /// The second half of `serve_look`: watches the caller while the operation waits.
+    /// The second half of `serve_undoable`: watches the caller while the operation waits.
     fn hand_over_look<A: Answer, T>(
         &self,
         call: Call,
         waiting: Waiting,
         answer: A,
         run: impl Fn(&Filesystem, &Caller) -> Result<T, FsError> + Send + 'static,
-        finish: impl FnOnce(T, A) + Send + 'static,
+        (finish, undo): (
+            impl FnOnce(T, A) + Send + 'static,
+            impl FnOnce(&Filesystem, T) + Send + 'static,
+        ),
     ) {
         let Origin { unique, pid, .. } = call.origin;
         let held = self.callers.hold(unique, pid, answer);
