@@ -71,7 +71,7 @@ def lost_rounds(bed):
     with bed.workspace() as workspace:
         workspace.start("--checkpoint-interval", "0")
         missing = [lost_round(bed, workspace) for _ in bed.rounds(2, 50)]
-        bed.note(f"at most {max(missing)} operations were newer than the snapshot")
+        bed.note(f"at most {max(missing)} operations were newer than the checkpoint")
         bed.note(mounts(workspace))
 
 

@@ -84,7 +84,7 @@ class Load:
             found = picture_of(folder) if folder.is_dir() else {}
             prefix, wrong = find_prefix(self.seeds[number], found, least, most)
             if prefix is None:
-                told = "\n".join(f"  {path}: wanted {wanted}, found {seen}"
+                told = "\n".join(f"  {path}: wanted {str(wanted)[:120]}, found {str(seen)[:120]}"
                                  for path, (wanted, seen) in list(wrong.items())[:12])
                 raise Failed(f"{what}: {folder} is no state between operation {least} (safe) and "
                              f"{most} of seed {self.seeds[number]}; against {least}:\n{told}")

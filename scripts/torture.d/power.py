@@ -51,7 +51,7 @@ def rounds(bed):
     try:
         workspace.start("--checkpoint-interval", "0")
         missing = [cut(bed, disk, workspace) for _ in bed.rounds(3, 100)]
-        bed.note(f"at most {max(missing)} operations were newer than the fsyncs and the disk")
+        bed.note(f"at most {max(missing)} unsynced operations were lost by a cut")
         bed.note(f"mounts took at most {max(workspace.mount_secs):.2f} s")
     finally:
         workspace.stop()

@@ -68,7 +68,7 @@ def takeover(bed, first, second, steal):
     remove(second.cache)
     second.mount(*FLAGS)
     after.check("after the loser had gone on", float("inf"))
-    load.check("what the second took over", sealed_at)
+    load.check("what the second took over", sealed_at, path=second.path)
 
 
 def begin_checkpoint(workspace):
