@@ -2,6 +2,7 @@
 
 import crashes
 import power
+import programs
 import suites
 import takeover
 from bed import Part
@@ -18,4 +19,9 @@ PARTS = {part.name: part for part in [
          power.rounds),
     Part("takeover", "two writers: a daemon is stopped, another takes over, the first goes on",
          takeover.rounds),
+    Part("locks", "flock, POSIX and OFD locks between processes: as on ext4", programs.locks),
+    Part("sqlite", "SQLite: 5 journal modes x 2 synchronous levels, 4 processes at once",
+         programs.sqlite),
+    Part("git", "git: fsck, gc, repack, worktree, clone --shared, and on a resumed workspace",
+         programs.git),
 ]}
