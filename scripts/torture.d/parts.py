@@ -1,6 +1,8 @@
 """The parts, in the order in which they run."""
 
 import crashes
+import installs
+import postgres
 import power
 import programs
 import suites
@@ -24,4 +26,12 @@ PARTS = {part.name: part for part in [
          programs.sqlite),
     Part("git", "git: fsck, gc, repack, worktree, clone --shared, and on a resumed workspace",
          programs.git),
+    Part("npm", "npm ci, 503 packages: every file as on ext4, and on a resumed workspace",
+         installs.npm),
+    Part("pip", "pip install into a venv: every file as on ext4, and on a resumed workspace",
+         installs.pip),
+    Part("cargo", "cargo build, 28 crates: every file as on ext4, and on a resumed workspace",
+         installs.cargo),
+    Part("postgres", "PostgreSQL: pgbench, kill -9 and restart, amcheck, a resumed workspace",
+         postgres.postgres, quick=False),
 ]}

@@ -83,6 +83,9 @@ def kill(pid, patience_secs=30):
         os.close(descriptor)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
+        return
+    # Not ours to bury: who looks for the number still finds it until init has done so.
+    common.wait_for(lambda: state_of(pid) is None, f"burying process {pid}", 30)
 
 
 def mounts_below(folder):
