@@ -41,7 +41,8 @@ class Load:
             try:
                 code = child.wait(60)
             except subprocess.TimeoutExpired:
-                raise Failed(f"a writer hangs after the end of its daemon, pid {child.pid}") from None
+                hangs = f"a writer hangs after the end of its daemon, pid {child.pid}"
+                raise Failed(hangs) from None
             if code not in (0, -9):
                 last = log.read_text().splitlines()[-1:] if log.exists() else []
                 raise Failed(f"a writer met an error that no crash explains: {last}")

@@ -206,7 +206,8 @@ def owners(path):
     say("after a close", other.do("posix", "write"), other.kill())
     read_only = os.open(path, os.O_RDONLY)
     say("write lock on a read-only file", outcome(posix_call, read_only, "write", False),
-        outcome(ofd_call, read_only, "write", False), outcome(flock_call, read_only, "write", False))
+        outcome(ofd_call, read_only, "write", False),
+        outcome(flock_call, read_only, "write", False))
 
 
 def counters(how, path):

@@ -31,7 +31,7 @@ PARTS = {part.name: part for part in [
     Part("pip", "pip install into a venv: every file as on ext4, and on a resumed workspace",
          installs.pip),
     Part("cargo", "cargo build, 28 crates: every file as on ext4, and on a resumed workspace",
-         installs.cargo),
+         installs.cargo, quick=False),
     Part("postgres", "PostgreSQL: pgbench, kill -9 and restart, amcheck, a resumed workspace",
          postgres.postgres, quick=False),
 ]}

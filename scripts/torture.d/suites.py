@@ -85,16 +85,21 @@ def fsx(bed):
     operations, often = bed.size(5_000, 100_000), bed.size(0.1, 1)
     with bed.workspace() as workspace:
         workspace.start()
-        times = [0, 0]
+        times, gets = [0, 0], 0
         for seed in bed.rounds(1, 4):
             fsx_run(bed, config, workspace, f"plain-{seed}", seed, operations)
             with Every(often, workspace.checkpoint) as checkpoints:
                 fsx_run(bed, config, workspace, f"sealed-{seed}", seed, operations)
-            with Every(often, lambda: (workspace.checkpoint(), workspace.evict())) as evictions:
+            forget = lambda: (workspace.checkpoint(), workspace.evict())
+            with Every(often, forget) as evictions:
+                before = workspace.status()["store"]["gets"]
                 fsx_run(bed, config, workspace, f"evicted-{seed}", seed, operations)
+                gets += workspace.status()["store"]["gets"] - before
             times = [times[0] + checkpoints.times, times[1] + evictions.times]
             fsx_hibernated(bed, config, workspace, seed, operations)
-    bed.note(f"{times[0]} checkpoints, {times[1]} evictions")
+    bed.note(f"{times[0]} checkpoints, {times[1]} evictions, {gets} requests to the store meanwhile")
+    if not gets:
+        raise Failed("nothing was fetched again: the evictions did nothing")
 
 
 def fsx_run(bed, config, workspace, name, seed, operations, path=None):
