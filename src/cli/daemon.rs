@@ -273,6 +273,7 @@ fn handlers(daemon: &Arc<Daemon>, wish: Sender<Wish>) -> Handlers {
         run: Box::new(move |command, report| match command {
             // Beside the others: it does not end the mount.
             Command::Checkpoint => leave::checkpoint(&for_commands, report),
+            Command::Evict => leave::evict(&for_commands, report),
             command => ask(&wish, command, report),
         }),
     }

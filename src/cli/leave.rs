@@ -76,6 +76,10 @@ fn on_command(daemon: &Daemon, command: &Command, events: Sender<Event>) -> Opti
             checkpoint(daemon, &mut tell);
             return None;
         }
+        Command::Evict => {
+            evict(daemon, &mut tell);
+            return None;
+        }
         Command::Hibernate { timeout_secs } => match hibernate(daemon, *timeout_secs, &mut tell) {
             Ok(receipt) => Ok(receipt),
             Err(failure) if daemon.mounted.has_ended() => Err(failure),
@@ -115,6 +119,14 @@ pub fn checkpoint(daemon: &Daemon, report: &mut dyn FnMut(Event)) {
     match sealed.and_then(|receipt| to_value(&receipt)) {
         Ok(receipt) => report(Event::Done { receipt }),
         Err(failure) => report(Event::Failed(failure.to_refusal())),
+    }
+}
+
+/// Empties the cache beside everything else.
+pub fn evict(daemon: &Daemon, report: &mut dyn FnMut(Event)) {
+    match daemon.workspace.evict() {
+        Ok(bytes) => report(Event::Done { receipt: serde_json::json!({"evicted_bytes": bytes}) }),
+        Err(error) => report(Event::Failed(Failure::from(error).to_refusal())),
     }
 }
 

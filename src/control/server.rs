@@ -118,6 +118,7 @@ fn router(handlers: Arc<Handlers>) -> Router {
         .route("/v1/status", get(status))
         .route("/metrics", get(metrics))
         .route("/v1/checkpoint", post(command))
+        .route("/v1/evict", post(command))
         .route("/v1/hibernate", post(command))
         .route("/v1/unmount", post(command))
         .with_state(handlers)
@@ -171,6 +172,7 @@ fn parse(path: &str, body: &[u8]) -> Result<Command, String> {
     if body.is_empty() {
         return match path {
             "/v1/checkpoint" => Ok(Command::Checkpoint),
+            "/v1/evict" => Ok(Command::Evict),
             "/v1/hibernate" => Ok(Command::Hibernate { timeout_secs: None }),
             _ => Ok(Command::Unmount { keep_local: false, timeout_secs: None }),
         };

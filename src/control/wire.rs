@@ -10,6 +10,8 @@ use crate::workspace::ProgressView;
 pub enum Command {
     /// Seal a snapshot while the mount goes on.
     Checkpoint,
+    /// Drop from the local cache and from memory whatever can be fetched again.
+    Evict,
     /// Seal, unmount, release the lease, end the daemon. Files may be open.
     Hibernate {
         /// While the store can't be reached, go on trying for this long, then keep the mount.
@@ -31,6 +33,7 @@ impl Command {
     pub fn path(&self) -> &'static str {
         match self {
             Command::Checkpoint => "/v1/checkpoint",
+            Command::Evict => "/v1/evict",
             Command::Hibernate { .. } => "/v1/hibernate",
             Command::Unmount { .. } => "/v1/unmount",
         }

@@ -126,6 +126,15 @@ impl Workspace {
         self.active.settle_once(which, self.active.fetch())
     }
 
+    /// Drops what the store has too from the local cache and from memory. What is not there yet
+    /// is in the journal and stays. Returns the bytes of cache files that are gone.
+    pub fn evict(&self) -> Result<u64, WorkspaceError> {
+        let before = self.active.local.usage()?.cache_bytes;
+        self.active.local.evict_all()?;
+        self.active.chunks.forget_memory();
+        Ok(before.saturating_sub(self.active.local.usage()?.cache_bytes))
+    }
+
     /// Does once what the background does twice a second: slows writers, makes a checkpoint and
     /// renews the lease if they are due. For mounts without threads.
     pub fn upkeep(&self) -> Result<(), WorkspaceError> {

@@ -145,6 +145,19 @@ fn the_control_socket_is_the_owner_s_and_speaks_plain_http() {
     let answer = curl(&["-X", "POST", "http://d/v1/checkpoint"]);
     let last: Value = serde_json::from_str(answer.lines().last().unwrap()).unwrap();
     assert_eq!(last["event"], "done", "{answer}");
+    // What is in the store too can be dropped here, and is fetched again.
+    let content = vec![7; 5_000];
+    fs::write(world.ws().join("file"), &content).unwrap();
+    curl(&["-X", "POST", "http://d/v1/checkpoint"]);
+    let evict = || -> u64 {
+        let answer: Value =
+            serde_json::from_str(&curl(&["-X", "POST", "http://d/v1/evict"])).unwrap();
+        assert_eq!(answer["event"], "done", "{answer}");
+        answer["receipt"]["evicted_bytes"].as_u64().unwrap()
+    };
+    assert!(evict() > 0);
+    assert_eq!(evict(), 0, "the cache is empty");
+    assert_eq!(fs::read(world.ws().join("file")).unwrap(), content);
     assert!(curl(&["http://d/metrics"]).ends_with("# EOF\n"));
 }
 

@@ -133,4 +133,5 @@ fn a_command_for_another_path_is_refused() {
     assert!(parse("/v1/checkpoint", b"{\"command\":\"hibernate\"}").is_err());
     assert!(parse("/v1/checkpoint", b"nonsense").is_err());
     assert_eq!(parse("/v1/checkpoint", b""), Ok(Command::Checkpoint));
+    assert_eq!(parse("/v1/evict", b""), Ok(Command::Evict));
 }

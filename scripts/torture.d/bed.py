@@ -1,0 +1,277 @@
+"""What a part works with: its folder, its seeds, a workspace on a real mount, plain ext4."""
+
+import contextlib
+import http.client
+import json
+import os
+import pathlib
+import random
+import shlex
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import common
+import tools
+from common import Failed, remove, run
+
+
+class Part:
+    """One thing that is tested."""
+
+    def __init__(self, name, title, work, quick=True, transports=False):
+        self.name, self.title, self.work = name, title, work
+        #: Runs in the quick form.
+        self.quick = quick
+        #: Goes through the kernel's requests so much that it is run over both transports.
+        self.transports = transports
+
+
+class Bed:
+    """One run of a part."""
+
+    def __init__(self, part, options, folder):
+        self.part, self.options, self.folder = part, options, folder / part.name
+        self.quick = options.quick
+        self.seed, self.has_rounds = options.seed, False
+        self.done_rounds, self.operations, self.notes = 0, 0, []
+        self.began = time.monotonic()
+        remove(self.folder)
+        self.folder.mkdir(parents=True)
+
+    def size(self, quick, long):
+        return quick if self.quick else long
+
+    def rounds(self, quick, long):
+        """Seeds, one per round. The n-th round of a run is the first of one with its seed."""
+        self.has_rounds = True
+        count = self.options.rounds or self.size(quick, long)
+        seconds = self.options.seconds
+        while True:
+            if seconds and self.done_rounds and time.monotonic() - self.began > seconds:
+                return
+            if self.done_rounds >= count and (not seconds or self.options.rounds):
+                return
+            self.seed = self.options.seed + self.done_rounds
+            yield self.seed
+            self.done_rounds += 1
+
+    def random(self, *more):
+        """Chance of this round; with `more`, a stream of its own."""
+        return random.Random(":".join(map(str, (self.part.name, self.seed, *more))))
+
+    def count(self, operations):
+        self.operations += operations
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def workspace(self, name="dm", **how):
+        return Workspace(self, self.folder / name, **how)
+
+    def plain(self, name="ext4"):
+        """A directory on the disk that the workspaces' local data is on."""
+        path = self.folder / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def replay(self):
+        words = ["scripts/torture", self.part.name, "--seed", self.seed]
+        if self.has_rounds:
+            words += ["--rounds", 1]
+        for flag in ("quick",):
+            words += [f"--{flag}"] if getattr(self.options, flag) else []
+        for flag in ("transport", "dormouse_args"):
+            value = getattr(self.options, flag)
+            words += [f"--{flag.replace('_', '-')}", value] if value else []
+        return shlex.join(str(word) for word in words)
+
+
+class Workspace:
+    """A workspace and its daemon, on a `file:` store."""
+
+    def __init__(self, bed, folder, store=None, cache=None, flags=()):
+        self.folder = pathlib.Path(folder)
+        self.path = self.folder / "m"
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.cache = cache or self.folder / "cache"
+        self.store = store or self.folder / "store"
+        self.flags = [*flags, *shlex.split(bed.options.dormouse_args)]
+        if bed.options.transport:
+            self.flags += ["--transport", bed.options.transport]
+        self.pid, self.mount_secs = None, []
+
+    def environment(self):
+        return {"DORMOUSE_STORE": f"file://{self.store}",
+                "DORMOUSE_RUNTIME_DIR": str(self.folder / "run"),
+                "DORMOUSE_CACHE_DIR": str(self.cache)}
+
+    def command(self, *words, **how):
+        how.setdefault("timeout", 300)
+        return run(common.BINARIES / "dormouse", *words, env=self.environment(),
+                   out=subprocess.PIPE, **how)
+
+    def asked(self, *words, **how):
+        """A command's JSON."""
+        return json.loads(self.command("--json", *words, **how))
+
+    def refused(self, *words):
+        """A command that must fail: its exit code's name."""
+        command = [common.BINARIES / "dormouse", "--json", *words]
+        told = subprocess.run(command, env=common.ENVIRONMENT | self.environment(), timeout=300,
+                              capture_output=True, check=False)
+        if told.returncode == 0:
+            raise Failed(f"{words}: was to be refused and was not")
+        return json.loads(told.stderr.decode().splitlines()[-1])["error"]["name"]
+
+    def start(self, *flags):
+        self.command("init")
+        return self.mount(*flags)
+
+    def mount(self, *flags):
+        before = time.monotonic()
+        facts = self.asked("mount", "--create", *self.flags, *flags, "w", self.path)
+        self.mount_secs.append(time.monotonic() - before)
+        self.pid = facts["pid"]
+        return facts
+
+    def status(self):
+        return self.asked("status", self.path)
+
+    def checkpoint(self):
+        return self.asked("checkpoint", self.path)
+
+    def hibernate(self):
+        receipt = self.asked("hibernate", self.path)
+        self.pid = None
+        return receipt
+
+    def resume_empty(self):
+        """As another machine would: everything sealed, the cache gone, mounted again."""
+        self.hibernate()
+        remove(self.cache)
+        run("sync", "-f", self.folder)
+        self.drop_pages()
+        self.mount()
+
+    def remount(self):
+        """The same machine, nothing in memory."""
+        self.command("unmount", "--keep-local", self.path)
+        self.drop_pages()
+        self.mount()
+
+    @staticmethod
+    def drop_pages():
+        common.drop_caches()
+
+    def evict(self):
+        """Drops what the store has too, and the kernel's pages and names of all mounts."""
+        self.post("/v1/evict")
+        self.drop_pages()
+
+    def post(self, path):
+        """A command that only the control socket has."""
+        for found in (self.folder / "run").glob("*.sock"):
+            connection = Control(found)
+            try:
+                connection.request("POST", path)
+                last = connection.getresponse().read().decode().splitlines()[-1]
+            finally:
+                connection.close()
+            event = json.loads(last)
+            if event["event"] != "done":
+                raise Failed(f"{path}: {event}")
+            return event["receipt"]
+        raise Failed(f"{path}: no control socket")
+
+    def kill(self):
+        """As an out-of-memory killer does. The mount stays, dead."""
+        pid, self.pid = self.pid, None
+        tools.kill(pid)
+
+    def signal(self, number):
+        os.kill(self.pid, number)
+
+    def freeze(self):
+        """SIGSTOP, and returns when no thread can do anything any more but end a system call."""
+        self.signal(signal.SIGSTOP)
+
+        def all_stopped():
+            stats = pathlib.Path(f"/proc/{self.pid}/task").glob("*/stat")
+            letters = [each.read_text().rsplit(")", 1)[1].split()[0] for each in stats]
+            return all(letter in "TDZt" for letter in letters)
+        common.wait_for(all_stopped, "stopping the daemon", 30)
+
+    def log(self):
+        """The newest lines of the daemon's log."""
+        with contextlib.suppress(OSError):
+            lines = (pathlib.Path(self.cache) / "dormouse.log").read_text(errors="replace")
+            return "\n".join(lines.splitlines()[-15:])
+        return ""
+
+    def stop(self):
+        """Takes the mount away, however it is; what could not be sealed is not looked at."""
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                self.signal(signal.SIGCONT)
+            try:
+                self.command("unmount", "--keep-local", self.path, timeout=60)
+                self.pid = None
+            except (Failed, common.TooLong):
+                tools.abort(self.path)
+                self.kill()
+        common.unmount(self.path)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+
+class Control(http.client.HTTPConnection):
+    """HTTP on a Unix socket."""
+
+    def __init__(self, path):
+        super().__init__("dormouse", timeout=120)
+        self.socket_path = str(path)
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        # The path of a socket in a deep folder is longer than an address may be.
+        directory = os.open(os.path.dirname(self.socket_path), os.O_PATH)
+        try:
+            self.sock.connect(f"/proc/self/fd/{directory}/{os.path.basename(self.socket_path)}")
+        finally:
+            os.close(directory)
+
+
+class Every:
+    """Does something again and again beside a test; what goes wrong there fails the test."""
+
+    def __init__(self, seconds, work):
+        self.seconds, self.work = seconds, work
+        self.times, self.error, self.over = 0, None, threading.Event()
+        self.thread = threading.Thread(target=self.go, daemon=True)
+
+    def go(self):
+        while not self.over.wait(self.seconds):
+            try:
+                self.work()
+                self.times += 1
+            except Exception as error:  # Told by __exit__.
+                self.error = error
+                return
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind, *_):
+        self.over.set()
+        self.thread.join()
+        if self.error and kind is None:
+            raise self.error

@@ -1,0 +1,107 @@
+"""Writers at work in a mount, and the judgement of what a crash left of their work."""
+
+import os
+import subprocess
+import sys
+
+import common
+import tools
+from common import Failed
+from history import find_prefix, picture_of
+
+WRITERS = 3
+
+
+class Load:
+    """Some writers, each in its own directory with its own log and history."""
+
+    def __init__(self, bed, workspace, name, writers=WRITERS):
+        self.bed, self.workspace, self.name = bed, workspace, name
+        self.seeds = [f"{bed.seed}-{number}" for number in range(writers)]
+        self.folders = [workspace.path / name / f"w{number}" for number in range(writers)]
+        self.logs = [bed.folder / f"{name}-w{number}.log" for number in range(writers)]
+        self.children, self.was_checked = [], False
+
+    def start(self):
+        for folder, log, seed in zip(self.folders, self.logs, self.seeds):
+            folder.mkdir(parents=True)
+            log.unlink(missing_ok=True)
+            self.children.append(subprocess.Popen(
+                [sys.executable, "-B", tools.HERE / "writer.py", folder, log, seed],
+                env=common.ENVIRONMENT, stdin=subprocess.DEVNULL))
+        return self
+
+    def kill(self):
+        for child in self.children:
+            child.kill()
+
+    def wait(self):
+        """For writers whose daemon is gone: they end by themselves, in time."""
+        for child, log in zip(self.children, self.logs):
+            try:
+                code = child.wait(60)
+            except subprocess.TimeoutExpired:
+                hangs = f"a writer hangs after the end of its daemon, pid {child.pid}"
+                raise Failed(hangs) from None
+            if code not in (0, -9):
+                last = log.read_text().splitlines()[-1:] if log.exists() else []
+                raise Failed(f"a writer met an error that no crash explains: {last}")
+        self.children = []
+
+    def read_logs(self):
+        """Per writer: times when operations had ended, and when fsyncs were begun."""
+        found = []
+        for log in self.logs:
+            times, fsyncs = [0.0], []
+            for line in log.read_text().splitlines() if log.exists() else ():
+                fields = line.split()
+                if fields[0] == "end":
+                    break
+                times.append(float(fields[1]))
+                if len(fields) == 3:
+                    fsyncs.append(float(fields[2]))
+            found.append((times, fsyncs))
+        return found
+
+    def newest_fsync(self):
+        """When the newest acknowledged fsync was begun: everything that any writer had done by
+        then is safe."""
+        return max((begun for _, fsyncs in self.read_logs() for begun in fsyncs), default=0.0)
+
+    def check(self, what, safe_until, path=None):
+        """Each writer's directory must be a prefix of its history that has at least what was done
+        by a time (infinity: everything that had returned). Returns the operations that are
+        missing at the end, of all writers."""
+        missing, checked = 0, 0
+        for number, (times, _) in enumerate(self.read_logs()):
+            least = sum(1 for time in times[1:] if time <= safe_until)
+            # One call may have been carried out without its return having been noted.
+            most = len(times)
+            folder = self.folders[number]
+            if path:
+                folder = path / os.path.relpath(folder, self.workspace.path)
+            found = picture_of(folder) if folder.is_dir() else {}
+            prefix, wrong = find_prefix(self.seeds[number], found, least, most)
+            if prefix is None:
+                told = "\n".join(f"  {path}: wanted {str(wanted)[:120]}, found {str(seen)[:120]}"
+                                 for path, (wanted, seen) in list(wrong.items())[:12])
+                raise Failed(f"{what}: {folder} is no state between operation {least} (safe) and "
+                             f"{most} of seed {self.seeds[number]}; against {least}:\n{told}")
+            missing += max(0, most - 1 - prefix)
+            checked += prefix
+        if not self.was_checked:
+            self.bed.count(checked)
+        self.was_checked = True
+        return missing
+
+
+def check_counts(workspace):
+    """No orphan is left, and no inode lost: the daemon counts what is to be seen."""
+    seen = {}
+    for place, folders, files in os.walk(workspace.path):
+        for name in (".", *folders, *files):
+            facts = os.lstat(os.path.join(place, name))
+            seen[facts.st_ino] = facts
+    status = workspace.status()
+    if status["inodes"] != len(seen):
+        raise Failed(f"{len(seen)} inodes are to be seen, the daemon counts {status['inodes']}")

@@ -1,0 +1,139 @@
+"""Two daemons on one workspace: one is stopped beyond its lease, another takes over, the first
+goes on."""
+
+import signal
+import subprocess
+import time
+
+import common
+from bed import Workspace
+from common import Failed, remove
+from load import Load
+
+#: The shortest that the product allows.
+LEASE_SECS = 10
+FLAGS = ("--lease-ttl", f"{LEASE_SECS}s", "--checkpoint-interval", "0")
+
+
+def rounds(bed):
+    """Every second round waits for the lease to expire; the others say --steal."""
+    steals = 0
+    for _ in bed.rounds(2, 100):
+        steal = bed.random("steal").random() < 0.5 if not bed.quick else bed.done_rounds % 2 == 1
+        steals += steal
+        folder = bed.folder / "round"
+        first = Workspace(bed, folder / "a", store=folder / "store")
+        second = Workspace(bed, folder / "b", store=folder / "store")
+        try:
+            takeover(bed, first, second, steal)
+        finally:
+            first.stop()
+            second.stop()
+        remove(folder)
+    bed.note(f"{steals} takeovers by --steal, the others after the lease had expired")
+
+
+def takeover(bed, first, second, steal):
+    chance = bed.random()
+    first.start(*FLAGS)
+    load = Load(bed, first, "first", writers=2).start()
+    time.sleep(chance.uniform(0.2, 1))
+    sealed_at, sealed = 0.0, None
+    for _ in range(chance.randrange(1, 4)):
+        sealed_at, sealed = time.monotonic(), first.checkpoint()
+        time.sleep(chance.uniform(0, 0.3))
+    asking = begin_checkpoint(first) if chance.random() < 0.5 else None
+    time.sleep(chance.uniform(0, 0.05))
+    first.freeze()
+    epoch = first_epoch(second)
+    take(second, steal)
+    # What the first was told is in the store is there for the second, and a state that was.
+    load.check("after the takeover", sealed_at, path=second.path)
+    after = Load(bed, second, "second", writers=1).start()
+    time.sleep(chance.uniform(0.1, 0.4))
+    asking_second = begin_checkpoint(second) if chance.random() < 0.5 else None
+    first.signal(signal.SIGCONT)
+    time.sleep(chance.uniform(0, 0.2))
+    if asking_second:
+        asking_second.wait(60)
+    expect_fenced(first, asking)
+    after.kill()
+    after.wait()
+    kept = second.checkpoint()
+    expect_one_head(second, kept, epoch)
+    expect_listed(second, [sealed, kept])
+    load.wait()
+    first.stop()
+    second.hibernate()
+    remove(second.cache)
+    second.mount(*FLAGS)
+    after.check("after the loser had gone on", float("inf"))
+    load.check("what the second took over", sealed_at, path=second.path)
+
+
+def begin_checkpoint(workspace):
+    """A checkpoint whose answer nobody waits for yet."""
+    command = [common.BINARIES / "dormouse", "--json", "checkpoint", workspace.path]
+    return subprocess.Popen(command, env=common.ENVIRONMENT | workspace.environment(),
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def first_epoch(workspace):
+    return listed(workspace)["epoch"]
+
+
+def listed(workspace):
+    return workspace.asked("workspaces")["workspaces"][0]
+
+
+def take(second, steal):
+    """Mounts on the second machine; before the lease has expired that is refused."""
+    if steal:
+        second.mount(*FLAGS, "--steal")
+        return
+    refusal = second.refused("mount", *FLAGS, "w", second.path)
+    if refusal != "lease-held":
+        raise Failed(f"a mount under another's lease: {refusal}")
+    end = time.monotonic() + 3 * LEASE_SECS
+    while True:
+        try:
+            second.mount(*FLAGS)
+            return
+        except Failed:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+
+def expect_fenced(first, asking):
+    """The loser's checkpoint is refused as fenced, its status says so, and it takes no writes."""
+    if asking:
+        asking.wait(60)
+    refusal = first.refused("checkpoint", first.path)
+    if refusal != "fenced":
+        raise Failed(f"the loser's checkpoint ended with {refusal}, not as fenced\n{first.log()}")
+    status = first.status()
+    if status["state"] != "fenced" or not status["fenced"]:
+        raise Failed(f"the loser does not say that it is fenced: {status['state']}")
+    try:
+        (first.path / "late").write_text("x")
+    except OSError as error:
+        if error.errno == 30:
+            return
+        raise Failed(f"a write to the loser: {error}, not EROFS") from None
+    raise Failed("the loser takes writes")
+
+
+def expect_one_head(second, kept, epoch):
+    head = listed(second)
+    if head["snapshot"] != kept["snapshot"]:
+        raise Failed(f"the head is {head['snapshot']}, the winner sealed {kept['snapshot']}")
+    if head["epoch"] != kept["epoch"] or head["epoch"] <= epoch:
+        raise Failed(f"epoch {head['epoch']}: {epoch} before, the winner's is {kept['epoch']}")
+
+
+def expect_listed(second, receipts):
+    known = {each["id"] for each in second.asked("snapshots", "w")["snapshots"]}
+    for receipt in receipts:
+        if receipt["snapshot"] not in known:
+            raise Failed(f"the acknowledged snapshot {receipt['snapshot']} is not listed")
