@@ -47,6 +47,8 @@ pub struct Job<'a> {
     pub kind: PackKind,
     /// Its length in the store.
     pub size: u64,
+    /// Whether that is the length that it should have.
+    pub is_whole: bool,
     /// What must be in it, as [`super::packs::Pack::sort_refs`] orders it.
     pub refs: &'a [Needed],
     /// Where in the spool its bytes go.
@@ -174,7 +176,7 @@ impl Readers<'_> {
             }
         }
         frames.end(&mut outcome);
-        if at == job.size {
+        if at == job.size && job.is_whole {
             self.judge(job, &start, tail, &mut outcome)?;
             if *hasher.finalize().as_bytes() != job.id.0 {
                 let what = "its bytes do not have the hash in its name".to_owned();

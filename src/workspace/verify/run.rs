@@ -260,6 +260,7 @@ impl Run<'_, '_> {
                 id: pack.id,
                 kind: pack.kind,
                 size: pack.found?,
+                is_whole: pack.is_whole(),
                 refs: pack.refs(),
                 spool_at: pack.spooled.as_ref().map(|range| range.start),
             })
