@@ -147,7 +147,6 @@ fn hit(report: &VerifyReport, newest: &str) -> BTreeSet<String> {
     let newest = affected.filter(|affected| affected.snapshot.as_deref() == Some(newest));
     let mut paths = BTreeSet::new();
     for affected in newest {
-        assert!(affected.everything || affected.files as usize >= affected.paths.len());
         paths.extend(affected.paths.iter().cloned());
         if affected.everything {
             paths.insert("/".to_owned());
@@ -339,13 +338,14 @@ fn each_pack_is_read_once_in_large_ranges_however_many_snapshots_name_it() {
     world.counts.reset();
     let report = verify(&world, Depth::Full);
     assert!(report.sound, "{:?}", report.problems);
-    assert_eq!(report.workspaces[0].snapshots, 31);
+    // The last seal found nothing that had changed.
+    assert_eq!(report.workspaces[0].snapshots, 30);
     let named = report.counts.tree_packs + report.counts.data_packs;
     assert_eq!(report.unreferenced.packs + named, packs.len() as u64);
     assert_eq!(report.counts.bytes_read + report.unreferenced.pack_bytes, bytes);
     // Format, head, snapshots; of the packs only the first is longer than one range.
     let gets = world.counts.stats().gets;
-    assert!(gets <= 1 + 1 + 31 + named + 3, "{gets} GETs for {named} packs");
+    assert!(gets <= 1 + 1 + 30 + named + 3, "{gets} GETs for {named} packs");
 }
 
 #[test]

@@ -110,7 +110,7 @@ impl Small {
         report
     }
 
-    /// Seals it, and expects one problem that says this.
+    /// Seals it, and expects a problem that says this.
     fn refused(&self, says: &str) -> VerifyReport {
         self.seal();
         self.refused_as_it_is(says)
@@ -267,7 +267,8 @@ fn extents_that_name_what_is_not_there_hit_their_file_only() {
         assert_eq!(Small::paths(&report), ["/f"], "{says}");
         let workspace = look_at(&small.world, "beside").unwrap();
         let seen = read_all(&small.world.files(&workspace));
-        assert_eq!(seen["/f"], Err(libc::EIO), "{says}");
+        // The length of a frame stands in the frame, too: a mount that finds it there is right.
+        assert!([Err(libc::EIO), Ok(noise(1, 5000))].contains(&seen["/f"]), "{says}");
         assert!(seen["/d/g"] == Ok(noise(2, 6000)), "{says}");
     }
 }
@@ -330,7 +331,8 @@ fn nodes_that_claim_more_than_they_have_are_refused() {
 #[test]
 fn frames_that_blow_up_are_refused_before_they_do() {
     // A gigabyte of zeros in 30 KB, said to be what a node or chunk may have at most, and less.
-    let bomb = zstd::bulk::compress(&vec![0; 1 << 30], 19).unwrap();
+    let zeros = std::io::Read::take(std::io::repeat(0), 1 << 30);
+    let bomb = zstd::stream::encode_all(zeros, 19).unwrap();
     for plain_len in [256 * 1024, 200_000, u32::MAX] {
         let small = small();
         let frame = |kind: u8, id: &[u8; 32]| {
@@ -416,7 +418,8 @@ fn thicket(small: &Small) {
             .collect();
         for level in 1..=12 {
             let mut above = Vec::new();
-            for start in 100..119 {
+            // Before all that is shared.
+            for start in (0..19).map(|nth| 1000 - 20 * u64::from(level) + nth) {
                 // Each begins with a leaf's chain of its own, and goes on with what is shared.
                 let mut chain = pack.node(&leaf_at(start));
                 let mut len = u64::from(chain.slot.len);

@@ -74,6 +74,9 @@ pub type Content = Result<Vec<u8>, i32>;
 /// The most inodes that are gone through: a circle of directories has no end.
 const INODES_MAX: usize = 5_000;
 
+/// Most directories above a file that are gone into.
+const DEPTH_MAX: usize = 40;
+
 /// All that can be reached from the root, by path; directories that can't be listed give their
 /// errno, too.
 pub fn read_all(files: &Files) -> BTreeMap<String, Content> {
@@ -82,6 +85,9 @@ pub fn read_all(files: &Files) -> BTreeMap<String, Content> {
     while let Some((ino, path, kind)) = todo.pop() {
         if all.len() > INODES_MAX {
             return all;
+        }
+        if path.matches('/').count() > DEPTH_MAX {
+            continue;
         }
         match kind {
             Kind::Directory => match list(files, ino) {

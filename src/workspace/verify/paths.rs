@@ -105,6 +105,9 @@ impl<'a> Faults<'a> {
                 }
             }
         }
+        for hits in all.values_mut() {
+            hits.lost = joined(&hits.lost);
+        }
         all
     }
 
@@ -131,8 +134,8 @@ impl<'a> Names<'a> {
     ) -> Result<Names<'a>, WorkspaceError> {
         let ranges = joined(lost);
         let is_lost = |ino: u64| {
-            let after = ranges.partition_point(|(first, _)| *first <= ino);
-            after.checked_sub(1).is_some_and(|at| ranges[at].1 >= ino)
+            let after = ranges.partition_point(|range| *range.start() <= ino);
+            after.checked_sub(1).is_some_and(|at| ranges[at].contains(&ino))
         };
         let mut by_leaf = HashMap::new();
         for number in places.nodes.leaves() {
@@ -165,14 +168,17 @@ impl<'a> Names<'a> {
     }
 }
 
-fn joined(lost: &[RangeInclusive<u64>]) -> Vec<(u64, u64)> {
+/// The same inodes in ascending ranges that do not meet.
+fn joined(lost: &[RangeInclusive<u64>]) -> Vec<RangeInclusive<u64>> {
     let mut sorted: Vec<(u64, u64)> = lost.iter().map(|r| (*r.start(), *r.end())).collect();
     sorted.sort_unstable();
-    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    let mut ranges: Vec<RangeInclusive<u64>> = Vec::new();
     for (first, last) in sorted {
         match ranges.last_mut() {
-            Some(before) if before.1 >= first => before.1 = before.1.max(last),
-            _ => ranges.push((first, last)),
+            Some(before) if before.end().saturating_add(1) >= first => {
+                *before = *before.start()..=last.max(*before.end());
+            }
+            _ => ranges.push(first..=last),
         }
     }
     ranges

@@ -355,12 +355,8 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// Where every node is as it was written and has another id than it should, the secret is
-    /// another one.
     fn suspect_format(&mut self) {
-        let trees = || self.packs.iter().filter(|(_, pack)| pack.kind == PackKind::Tree);
-        let nothing_fits = self.nodes.leaves().next().is_none() && self.nodes.len() > 0;
-        if nothing_fits && trees().all(|(_, pack)| pack.is_whole() && pack.has_bad_parts()) {
+        if self.nodes.no_hash_fits() {
             let what = "its secret fits nothing in the store: it may be another store's".to_owned();
             let (object, kind) = (FORMAT_KEY.to_owned(), ProblemKind::Damaged);
             self.findings.insert(0, Finding { object, kind, what, hit: Hit::Nothing });
