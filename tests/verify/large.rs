@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use dormouse::format::{Extent, Source, encode_frame};
 use dormouse::format::{FrameKind, Key, NodeRef, PackBuilder, PackInfo, PackKind, PackSlot};
-use dormouse::types::{Ino, Kind};
+use dormouse::types::Kind;
 use dormouse::workspace::Depth;
 
 use crate::forge::{Forge, Record, Says, attr, attr_record, extent_record, inner};
@@ -146,7 +146,6 @@ fn forge_files(world: &World, files: u64) {
         head_records: Vec::<(Key, Bytes)>::new(),
     };
     forge.seal(root, packs, says);
-    let _ = Ino(1);
 }
 
 fn verify_files(files: u64, memory_max: usize) {

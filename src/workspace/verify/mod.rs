@@ -11,7 +11,7 @@
 //!                        and that of every chunk that a snapshot names
 //! what is wrong          to the files that are hit, by snapshot
 //! ```
-//! Memory, whatever the number of snapshots: about 100 bytes for each inode of one workspace, 40
+//! Memory, whatever the number of snapshots: about 100 bytes for each inode of one workspace, 30
 //! for each distinct chunk, 500 for each distinct tree node or pack, and [`VerifyOptions::jobs`]
 //! times 9 MiB. Nothing that the store says of a length is believed before it was bounded.
 
