@@ -125,8 +125,9 @@ Works on the store alone: no mount, no daemon, no lease, and nothing is written 
 not disturbed. Each object that is wrong is named, with what is wrong and the files that it hits,
 by snapshot. Every pack is read once, however many snapshots share it.
 
-Exit code 0: everything that was looked at is sound. 9: something is damaged or missing (what, is
-on standard output). Others: it could not be looked at, such as 3 for a store that does not answer.";
+Exit code 0: everything that was looked at is sound. 9: something is damaged or missing; the
+report on standard output says what. Others: it could not be looked at to the end, such as 3 for a
+store that does not answer.";
 
 pub const COMPLETIONS: &str = "\
 Examples:
