@@ -275,6 +275,9 @@ pub enum CommandArgs {
     /// List the restore points of a workspace
     #[command(after_help = help::SNAPSHOTS)]
     Snapshots(SnapshotsArgs),
+    /// Look whether everything that snapshots name is in the store, whole and right
+    #[command(after_help = help::VERIFY)]
+    Verify(VerifyArgs),
     /// Print shell completions
     #[command(after_help = help::COMPLETIONS)]
     Completions {
@@ -410,6 +413,57 @@ pub struct StatusArgs {
 pub struct SnapshotsArgs {
     /// The workspace's name.
     pub name: String,
+
+    /// The store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// `verify`.
+#[derive(Debug, Clone, Args)]
+pub struct VerifyArgs {
+    /// The workspace's name.
+    #[arg(required_unless_present = "all")]
+    pub name: Option<String>,
+
+    /// Verify every workspace in the store, and look for objects that nothing refers to.
+    #[arg(long, conflicts_with = "name")]
+    pub all: bool,
+
+    /// Verify this snapshot only: an id, the beginning of one, or `latest`.
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with = "all")]
+    pub snapshot: Option<String>,
+
+    /// Read no file content: metadata whole, and that all packs are there with their lengths.
+    #[arg(long)]
+    pub quick: bool,
+
+    /// Read so many percent of the packs of file content, chosen at random.
+    #[arg(long, value_name = "PERCENT", conflicts_with = "quick")]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub sample: Option<u8>,
+
+    /// Choose the same sample as an earlier run, which told this.
+    #[arg(long, value_name = "NUMBER", requires = "sample")]
+    pub seed: Option<u64>,
+
+    /// Packs read at once; each takes 9 MiB of memory. Default: 4.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub jobs: Option<u16>,
+
+    /// Paths told for each problem and snapshot. Default: 20.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub paths: Option<u32>,
+
+    /// Directory for the metadata of all snapshots, compressed, while it is looked at.
+    /// Default: $TMPDIR, or /var/tmp.
+    #[arg(long, value_name = "DIR", env = "TMPDIR", hide_env_values = true)]
+    #[arg(default_value = "/var/tmp", hide_default_value = true)]
+    pub scratch_dir: PathBuf,
+
+    /// Show no progress. It is shown on a terminal only.
+    #[arg(long)]
+    pub no_progress: bool,
 
     /// The store.
     #[command(flatten)]

@@ -78,6 +78,9 @@ impl From<WorkspaceError> for Failure {
             | WorkspaceError::WrongDirectory { .. }
             | WorkspaceError::Unsynced { .. } => failure(Code::Diverged),
             WorkspaceError::ReadOnly { .. } => failure(Code::Usage),
+            WorkspaceError::Scratch { .. } => {
+                failure(Code::Usage).hint("name another with --scratch-dir; it needs room")
+            }
             WorkspaceError::Closed { .. }
             | WorkspaceError::NoRandom { .. }
             | WorkspaceError::NoThreads { .. } => failure(Code::Internal),

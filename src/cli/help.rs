@@ -113,6 +113,22 @@ Examples:
 
 Any of them can be mounted with `dormouse mount --at ID`.";
 
+pub const VERIFY: &str = "\
+Examples:
+  dormouse verify agent-7                     # all snapshots, every byte
+  dormouse verify --quick agent-7             # metadata, and that all packs are there
+  dormouse verify --sample 5 --all            # and of the file content 5 percent
+  dormouse verify --snapshot latest agent-7
+  dormouse verify --json --all | jq '.problems[] | {object, kind, affected}'
+
+Works on the store alone: no mount, no daemon, no lease, and nothing is written to it; a writer is
+not disturbed. Each object that is wrong is named, with what is wrong and the files that it hits,
+by snapshot. Every pack is read once, however many snapshots share it.
+
+Exit code 0: everything that was looked at is sound. 9: something is damaged or missing; the
+report on standard output says what. Others: it could not be looked at to the end, such as 3 for a
+store that does not answer.";
+
 pub const COMPLETIONS: &str = "\
 Examples:
   dormouse completions bash > /etc/bash_completion.d/dormouse

@@ -98,6 +98,7 @@ fn run(cli: Cli, line: &[OsString]) -> Outcome {
         CommandArgs::Status(args) => commands::status(&context, &args),
         CommandArgs::Workspaces(args) => commands::workspaces(&context, args),
         CommandArgs::Snapshots(args) => commands::snapshots(&context, args),
+        CommandArgs::Verify(args) => commands::verify(&context, args),
         CommandArgs::Completions { shell } => commands::completions(shell),
         CommandArgs::Man { out } => commands::man(&context, out.as_deref()),
         CommandArgs::ExitCodes => commands::exit_codes(&context),

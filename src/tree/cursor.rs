@@ -83,7 +83,11 @@ impl<'a> Cursor<'a> {
     pub(super) fn descend(&mut self) -> Result<(), TreeError> {
         let Some(step) = self.here() else { return Ok(()) };
         if let Node::Inner(inner) = &*step.node {
-            let node = self.nodes.child(inner.level, &inner.children[step.index])?;
+            let after = |step: &Step| step.index + 1 < step.node.len();
+            let fork = self.steps.iter().rfind(|step| after(step));
+            let end = fork.map(|step| step.node.key(step.index + 1));
+            let child = &inner.children[step.index];
+            let node = self.nodes.child_before(inner.level, child, end)?;
             self.steps.push(Step { node, index: 0 });
         }
         Ok(())

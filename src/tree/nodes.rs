@@ -32,6 +32,22 @@ impl Nodes<'_> {
         Ok(node)
     }
 
+    /// As [`Nodes::child`], for whoever goes through many: no key in it may reach `end`, the first
+    /// key of what follows it. Else a store could share subtrees so that going through a tree of
+    /// a hundred nodes never ends.
+    pub(super) fn child_before(
+        &self,
+        level: u8,
+        child: &Child,
+        end: Option<&[u8]>,
+    ) -> Result<Arc<Node>, TreeError> {
+        let node = self.child(level, child)?;
+        if end.is_some_and(|end| node.key(node.len() - 1) >= end) {
+            return Err(TreeError::Corrupt { node: child.node.id, why: "last key" });
+        }
+        Ok(node)
+    }
+
     /// The value at `key`.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, TreeError> {
         let Some(root) = &self.root else { return Ok(None) };
@@ -73,6 +89,16 @@ impl Nodes<'_> {
         let children = vec![Child { key, node: root, tree_bytes }];
         Ok(Some(Arc::new(Node::Inner(Inner { level: node.level() + 1, children }))))
     }
+}
+
+/// The children of a node, each with the first key of what follows it in the tree; `end` is what
+/// follows the node itself.
+pub(super) fn children_with_ends<'a>(
+    inner: &'a Inner,
+    end: Option<&'a [u8]>,
+) -> impl Iterator<Item = (&'a Child, Option<&'a [u8]>)> {
+    let firsts = inner.children.iter().skip(1).map(|child| Some(child.key.as_bytes()));
+    inner.children.iter().zip(firsts.chain([end]))
 }
 
 /// Which child's subtree holds `key`; none if it is before the first.

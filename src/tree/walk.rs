@@ -8,7 +8,7 @@ use crate::types::PackId;
 use super::TreeError;
 use super::level::{WriteNode, Written};
 use super::merge::Merged;
-use super::nodes::{Nodes, tree_bytes};
+use super::nodes::{Nodes, children_with_ends, tree_bytes};
 
 /// Called with each node of a tree, parents first.
 pub type VisitNode<'a> = dyn FnMut(&NodeRef, &Node) -> Result<(), TreeError> + 'a;
@@ -20,20 +20,20 @@ pub type VisitRef<'a> = dyn FnMut(&NodeRef, u8) + 'a;
 pub(super) fn walk(nodes: Nodes<'_>, visit: &mut VisitNode<'_>) -> Result<(), TreeError> {
     let Some(root) = &nodes.root else { return Ok(()) };
     let node = (nodes.read)(root)?;
-    walk_below(nodes, root, &node, visit)
+    walk_below(nodes, root, (&node, None), visit)
 }
 
 fn walk_below(
     nodes: Nodes<'_>,
     at: &NodeRef,
-    node: &Node,
+    (node, end): (&Node, Option<&[u8]>),
     visit: &mut VisitNode<'_>,
 ) -> Result<(), TreeError> {
     visit(at, node)?;
     let Node::Inner(inner) = node else { return Ok(()) };
-    for child in &inner.children {
-        let node = nodes.child(inner.level, child)?;
-        walk_below(nodes, &child.node, &node, visit)?;
+    for (child, end) in children_with_ends(inner, end) {
+        let node = nodes.child_before(inner.level, child, end)?;
+        walk_below(nodes, &child.node, (&node, end), visit)?;
     }
     Ok(())
 }
@@ -43,16 +43,21 @@ pub(super) fn refs(nodes: Nodes<'_>, visit: &mut VisitRef<'_>) -> Result<(), Tre
     let Some(root) = &nodes.root else { return Ok(()) };
     let node = (nodes.read)(root)?;
     visit(root, node.level());
-    if let Node::Inner(inner) = &*node { refs_below(nodes, inner, visit) } else { Ok(()) }
+    if let Node::Inner(inner) = &*node { refs_below(nodes, inner, None, visit) } else { Ok(()) }
 }
 
-fn refs_below(nodes: Nodes<'_>, inner: &Inner, visit: &mut VisitRef<'_>) -> Result<(), TreeError> {
-    for child in &inner.children {
+fn refs_below(
+    nodes: Nodes<'_>,
+    inner: &Inner,
+    end: Option<&[u8]>,
+    visit: &mut VisitRef<'_>,
+) -> Result<(), TreeError> {
+    for (child, end) in children_with_ends(inner, end) {
         visit(&child.node, inner.level - 1);
         if inner.level > 1
-            && let Node::Inner(below) = &*nodes.child(inner.level, child)?
+            && let Node::Inner(below) = &*nodes.child_before(inner.level, child, end)?
         {
-            refs_below(nodes, below, visit)?;
+            refs_below(nodes, below, end, visit)?;
         }
     }
     Ok(())
@@ -79,7 +84,7 @@ pub(super) fn relocate<'w>(
     let mut bytes = 0;
     if let Some(at) = nodes.root {
         let node = (nodes.read)(&at)?;
-        (root, bytes) = match moving.node(&at, &node)? {
+        (root, bytes) = match moving.node(&at, &node, None)? {
             Some((moved, bytes)) => (Some(moved), bytes),
             None => (Some(at), tree_bytes(&at, &node)),
         };
@@ -103,14 +108,19 @@ struct Moving<'a, 'w> {
 
 impl Moving<'_, '_> {
     /// New place and tree bytes of a node; none if it stays.
-    fn node(&mut self, at: &NodeRef, node: &Node) -> Result<Option<(NodeRef, u64)>, TreeError> {
+    fn node(
+        &mut self,
+        at: &NodeRef,
+        node: &Node,
+        end: Option<&[u8]>,
+    ) -> Result<Option<(NodeRef, u64)>, TreeError> {
         let mut moves = self.packs.contains(&at.slot.pack);
         let Node::Inner(inner) = node else {
             return if moves { self.put(node).map(Some) } else { Ok(None) };
         };
         let mut children = Vec::with_capacity(inner.children.len());
-        for child in &inner.children {
-            let moved = self.child(inner.level, child)?;
+        for (child, end) in children_with_ends(inner, end) {
+            let moved = self.child(inner.level, child, end)?;
             moves |= moved.is_some();
             let (node, tree_bytes) = moved.unwrap_or((child.node, child.tree_bytes));
             children.push(Child { key: child.key.clone(), node, tree_bytes });
@@ -121,13 +131,18 @@ impl Moving<'_, '_> {
         self.put(&Node::Inner(Inner { level: inner.level, children })).map(Some)
     }
 
-    fn child(&mut self, level: u8, child: &Child) -> Result<Option<(NodeRef, u64)>, TreeError> {
+    fn child(
+        &mut self,
+        level: u8,
+        child: &Child,
+        end: Option<&[u8]>,
+    ) -> Result<Option<(NodeRef, u64)>, TreeError> {
         // A leaf that stays need not be read.
         if level == 1 && !self.packs.contains(&child.node.slot.pack) {
             return Ok(None);
         }
-        let node = self.nodes.child(level, child)?;
-        self.node(&child.node, &node)
+        let node = self.nodes.child_before(level, child, end)?;
+        self.node(&child.node, &node, end)
     }
 
     fn put(&mut self, node: &Node) -> Result<(NodeRef, u64), TreeError> {

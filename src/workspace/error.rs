@@ -149,6 +149,12 @@ pub enum WorkspaceError {
         /// Its words.
         cause: String,
     },
+    /// The directory for temporary files failed.
+    #[error("the directory for temporary files: {cause}")]
+    Scratch {
+        /// The system's words.
+        cause: String,
+    },
     /// The time given ran out, or the watcher said stop. Everything is kept locally.
     #[error(
         "stopped before everything was in the store; everything is kept in the local \

@@ -26,6 +26,7 @@ mod settle;
 mod status;
 mod store;
 mod stream;
+mod verify;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -42,6 +43,10 @@ pub use status::{
     AheadCounts, ChunkCounts, LeaseStatus, LocalStatus, SealCounts, Status, Unsynced,
 };
 pub use store::{SnapshotInfo, Store, WorkspaceInfo};
+pub use verify::{
+    Affected, Depth, Problem, ProblemKind, Unreferenced, VerifiedWorkspace, VerifyCounts,
+    VerifyOptions, VerifyReport, VerifyView, VerifyWatch,
+};
 
 use active::Active;
 use background::Threads;

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::format::{
-    FORMAT_KEY, Head, Lease, Snapshot, SnapshotName, SnapshotRef, StoreFormat, WORKSPACES_PREFIX,
-    head_key, snapshots_prefix,
+    FORMAT_KEY, HashKeys, Head, Lease, Snapshot, SnapshotName, SnapshotRef, StoreFormat,
+    WORKSPACES_PREFIX, head_key, snapshots_prefix,
 };
 use crate::remote::{ConditionStyle, Object, PutMode, Remote, RemoteError};
 use crate::types::{Clock, SnapshotId, Time, WorkspaceName};
@@ -15,6 +15,7 @@ use crate::types::{Clock, SnapshotId, Time, WorkspaceName};
 use super::WorkspaceError;
 use super::head::{self, ReadHead};
 use super::resume::{decode_snapshot, store_id};
+use super::verify::{self, VerifyOptions, VerifyReport, VerifyWatch};
 
 /// A store whose format was read and understood.
 #[derive(Debug, Clone)]
@@ -113,6 +114,30 @@ impl Store {
     #[must_use]
     pub fn id(&self) -> String {
         store_id(&self.format.store_id)
+    }
+
+    /// Looks whether everything that the snapshots of a workspace, or of all, name is in the store,
+    /// whole and right. Takes no lease and writes nothing to the store. Damage is no error: the
+    /// report has it. An error says that something could not be looked at.
+    pub fn verify(
+        &self,
+        options: &VerifyOptions,
+        watch: &mut VerifyWatch<'_>,
+    ) -> Result<VerifyReport, WorkspaceError> {
+        verify::verify(self, options, watch)
+    }
+
+    /// Where there is no format object: whether there was a store, in words.
+    pub fn remains(remote: &Remote) -> Result<Option<String>, WorkspaceError> {
+        Ok(verify::problem_of_format(remote)?)
+    }
+
+    pub(super) fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    pub(super) fn keys(&self) -> HashKeys {
+        self.format.keys()
     }
 
     /// All workspaces, by name: one listing, and a GET of each head.

@@ -10,3 +10,4 @@ mod leaving;
 mod life;
 mod scripts;
 mod support;
+mod verify;

@@ -257,7 +257,7 @@ fn documents_are_made_by_the_binary() {
     }
     let codes = world.ok(&["exit-codes", "--json"]).json();
     assert_eq!(codes.as_array().unwrap().len(), 14);
-    for command in ["init", "mount", "hibernate", "status"] {
+    for command in ["init", "mount", "hibernate", "status", "verify"] {
         let help = world.ok(&[command, "--help"]).out;
         assert!(help.contains("Examples:"), "{command}");
     }

@@ -7,6 +7,7 @@ mod mount;
 mod status;
 mod store;
 mod unmount;
+mod verify;
 
 pub use checkpoint::checkpoint;
 pub use documents::{completions, exit_codes, man};
@@ -15,3 +16,4 @@ pub use mount::mount;
 pub use status::status;
 pub use store::{init, snapshots, workspaces};
 pub use unmount::unmount;
+pub use verify::verify;
