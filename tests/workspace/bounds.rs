@@ -322,3 +322,39 @@ fn what_git_status_reads_of_ten_thousand_files_takes_at_most_8_dependent_round_t
     let stats = world.counts.stats();
     assert!(stats.round_trips <= 8, "{}: {:#?}", stats.round_trips, world.counts.log());
 }
+
+/// The nodes that a seal has just written are read again to tidy up the tree's packs. Here the
+/// disk is too full for any cache, so they have to be in the store first.
+#[test]
+fn a_seal_without_a_cache_tidies_its_tree_packs_all_the_same() {
+    let world = World::new();
+    let mut options = world.options("a");
+    let free = nix::sys::statvfs::statvfs(world.dirs.path()).unwrap();
+    let free_bytes = free.blocks_available() * free.fragment_size();
+    options.local.disk_reserve_bytes = free_bytes / 4 * 3;
+    let workspace = world.try_resume(&options).unwrap();
+    let files = world.files(&workspace);
+    for directory in 0..12 {
+        let parent = files.mkdir(&format!("d{directory}"));
+        for file in 0..200 {
+            files.create_in(parent, &format!("f{file}"));
+        }
+    }
+    checkpoint(&workspace).unwrap();
+    world.counts.reset();
+    let mut tree_packs = Vec::new();
+    for i in 0..12 {
+        files.write(&format!("d{i}/f7"), &noise(i, 1000));
+        let receipt = checkpoint(&workspace).unwrap();
+        tree_packs.push(receipt.tree_packs);
+        assert!((2..=3).contains(&world.counts.count(Op::Put, "packs/")), "{tree_packs:?}");
+        world.counts.reset();
+    }
+    assert_eq!(workspace.status().local.cache, 0);
+    assert!(tree_packs.contains(&2), "some had to write a second tree pack: {tree_packs:?}");
+    let workspace = world.move_to(workspace, "b");
+    let files = world.files(&workspace);
+    for i in 0..12 {
+        assert!(files.read(&format!("d{i}/f7")) == noise(i, 1000), "{i}");
+    }
+}

@@ -70,7 +70,7 @@ impl Work {
         let seed = day * 1_000_000 + self.spells;
         let ino = self.sources[(self.spells * 37) as usize % self.sources.len()];
         self.files.write_at(ino, 4096, &noise(10_000 + seed, 2000));
-        if self.spells % 20 == 0 {
+        if self.spells.is_multiple_of(20) {
             self.files.write_at(self.binary, 0, &noise(500_000 + seed, 2 << 20));
         }
         self.spells += 1;
