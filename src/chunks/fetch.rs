@@ -19,6 +19,7 @@ use super::frames::{FrameId, open_frame};
 use super::hot::HotSet;
 use super::memory::ByteLru;
 use super::stats::Counters;
+use super::tree_packs::is_provisional;
 use super::window::{WindowPlanner, is_chunk_slot};
 use super::{ChunkError, ChunkOptions};
 
@@ -251,6 +252,9 @@ impl Fetcher {
     }
 
     fn fetch_node(&self, node: &NodeRef, fetch: Fetch) -> Result<Vec<u8>, ChunkError> {
+        if is_provisional(&node.slot.pack) {
+            return Err(ChunkError::NotLocal);
+        }
         let deadline = fetch.deadline(&*self.below.clock).ok_or(ChunkError::NotLocal)?;
         self.below.counters.misses.add(1);
         let mut opened = self.fetch_opened(FrameKind::Node, &[(node.id.0, node.slot)], deadline);

@@ -53,8 +53,8 @@ impl PackWriter {
     }
 
     /// Writes a node, whose children were written before. The pack in the reference is
-    /// provisional: good as a child's in later calls, and made real by
-    /// [`FinishedTree::resolve`]. Fails with [`ChunkError::Invalid`] for a node that the format
+    /// provisional: good as a child's in later calls, and to read the node as long as the local
+    /// cache has it; made real by [`FinishedTree::resolve`]. Fails with [`ChunkError::Invalid`] for a node that the format
     /// does not allow, and with the store's error when the upload of an earlier pack failed: the
     /// writer is of no use then.
     pub fn add_node(&mut self, node: &Node) -> Result<NodeRef, ChunkError> {
@@ -73,6 +73,16 @@ impl PackWriter {
         self.below().cache(&id.0, &frame);
         let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
         Ok(NodeRef { id, slot: PackSlot { pack: provisional(open), offset, len } })
+    }
+
+    /// Packs so far, the open one included, and their bytes.
+    #[must_use]
+    pub fn size(&self) -> (u64, u64) {
+        let stored = self.stored.iter().map(|(info, _)| info.len);
+        let uploading = self.uploading.iter().map(|(info, _)| info.len);
+        let open = (!self.open.is_empty()).then_some(self.open.len() as u64);
+        let bytes: u64 = stored.chain(uploading).chain(open).sum();
+        ((self.closed.len() + usize::from(open.is_some())) as u64, bytes)
     }
 
     /// Uploads what is open and waits for all packs. No node, no pack, no request.
@@ -138,6 +148,12 @@ impl ClosedTree {
         resolve(&self.writer.closed, node)
     }
 
+    /// The pack that this id of a reference stands for.
+    #[must_use]
+    pub fn real_id(&self, pack: &PackId) -> PackId {
+        real_id(&self.writer.closed, pack)
+    }
+
     /// Waits until the store has acknowledged all packs.
     pub fn wait(mut self) -> Result<FinishedTree, ChunkError> {
         self.wait_for_all()?;
@@ -181,6 +197,11 @@ fn provisional(number: u64) -> PackId {
     id[..24].copy_from_slice(PROVISIONAL);
     id[24..].copy_from_slice(&number.to_le_bytes());
     PackId(id)
+}
+
+/// Whether this id stands for a pack that the store can't have under it.
+pub(super) fn is_provisional(pack: &PackId) -> bool {
+    number_of(pack).is_some()
 }
 
 /// The number that a provisional id stands for.

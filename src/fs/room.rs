@@ -52,6 +52,8 @@ struct State {
     /// The last pass got nowhere, or takes too long: nobody waits for the next.
     is_stuck: bool,
     waiting: usize,
+    /// The one who makes room is to look around, though nobody waits.
+    is_nudged: bool,
     passes_begun: u64,
     passes_ended: u64,
 }
@@ -117,15 +119,16 @@ impl Filesystem {
     #[must_use]
     pub fn wait_for_room_wanted(&self, timeout: Duration) -> bool {
         let mut state = self.room.state.lock();
-        if state.waiting == 0 {
+        if state.waiting == 0 && !state.is_nudged {
             self.room.wanted.wait_for(&mut state, timeout);
         }
+        state.is_nudged = false;
         state.waiting > 0
     }
 
-    /// Ends a [`Filesystem::wait_for_room_wanted`] under way.
+    /// Ends a [`Filesystem::wait_for_room_wanted`] under way, or the next one.
     pub fn wake_room_maker(&self) {
-        drop(self.room.state.lock());
+        self.room.state.lock().is_nudged = true;
         self.room.wanted.notify_all();
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::bell::Bell;
 use super::cache::Cache;
 use super::cut::Cut;
 use super::journal::Journal;
@@ -46,6 +47,7 @@ pub struct Local {
     /// Staged bytes that were live at the last sweep, plus all since.
     staged_live: AtomicU64,
     applier: Mutex<Option<JoinHandle<()>>>,
+    committed: Bell,
     /// Last: freed after everything else is closed.
     _lock: DirLock,
 }
@@ -93,6 +95,7 @@ impl Local {
             staged_live,
             applier: Mutex::new(Some(spawn_applier(dir, &overlay)?)),
             overlay,
+            committed: Bell::default(),
             _lock: lock,
         };
         local.sample_rocks()?;
@@ -132,7 +135,9 @@ impl Local {
             self.admit(0)?;
         }
         let mut batch = Some(batch);
-        self.overlay.commit(&[], &mut |_| batch.take().unwrap_or_default())
+        self.overlay.commit(&[], &mut |_| batch.take().unwrap_or_default())?;
+        self.committed.ring();
+        Ok(())
     }
 
     /// Appends `data` and commits the records that refer to it, as one. `build` gets the place of
@@ -147,7 +152,24 @@ impl Local {
         self.admit(len)?;
         self.overlay.commit(data, build)?;
         self.staged_live.fetch_add(len, Ordering::Relaxed);
+        self.committed.ring();
         Ok(())
+    }
+
+    /// Commits so far, of this process; and calls of [`Local::wake_waiters`].
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.committed.count()
+    }
+
+    /// Waits until there are more commits than `commits`, at most so long.
+    pub fn wait_for_commit(&self, commits: u64, timeout: Duration) {
+        self.committed.wait(commits, timeout);
+    }
+
+    /// Ends every [`Local::wait_for_commit`].
+    pub fn wake_waiters(&self) {
+        self.committed.ring();
     }
 
     /// Whether `len` bytes of data (0: records alone) may be written. Dead bytes go first, then

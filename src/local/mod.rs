@@ -8,6 +8,7 @@
 
 mod applier;
 mod batch;
+mod bell;
 mod cache;
 mod crash;
 mod cut;

@@ -1,7 +1,9 @@
 //! What a mounted workspace does by itself: settle, checkpoint, renew its lease, slow its writers.
 //!
 //! Three threads, so that a seal that takes long keeps neither files from settling nor the lease
-//! from being renewed nor writers from being slowed.
+//! from being renewed nor writers from being slowed. With nothing to do they sleep: the watching
+//! and the checkpoint thread until something is committed, the settling thread until the watching
+//! one, which never waits long for anything else, nudges it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +20,12 @@ use super::resume::decode_snapshot;
 use super::seal::Reason;
 use super::settle::Which;
 
-/// How often the threads look.
+/// How often the threads look while there is something to do.
 const TICK: Duration = Duration::from_millis(500);
+
+/// Longest sleep with nothing to do: what nobody is woken for (forgotten files whose metadata was
+/// not on this machine) is seen after it.
+const SLEEP_MAX: Duration = Duration::from_secs(60);
 
 /// First and longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -98,6 +104,7 @@ impl Drop for Threads {
         self.stop = None;
         self.active.fs.wake_room_maker();
         self.active.brake.pull();
+        self.active.local.wake_waiters();
         for handle in self.handles.drain(..) {
             if handle.join().is_err() {
                 tracing::error!("a background thread panicked");
@@ -111,6 +118,26 @@ fn tick(stopped: &Receiver<()>) -> bool {
     stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout)
 }
 
+/// What a thread found when it looked.
+#[derive(Debug, Clone, Copy)]
+enum Found {
+    /// It must look again soon.
+    Work,
+    /// Nothing, as long as there are no more commits than these, for at most so long.
+    Nothing(u64, Duration),
+}
+
+/// Waits until it is time to look again; false when the threads are to end.
+fn rest(stopped: &Receiver<()>, active: &Active, found: Found) -> bool {
+    let Found::Nothing(commits, longest) = found else { return tick(stopped) };
+    // Before the wait too: who ends the threads disconnects first, and wakes them then.
+    let goes_on = || stopped.try_recv() != Err(TryRecvError::Disconnected);
+    if goes_on() {
+        active.local.wait_for_commit(commits, longest.clamp(TICK, SLEEP_MAX));
+    }
+    goes_on()
+}
+
 fn settle_loop(stopped: &Receiver<()>, active: &Active) {
     lower_priority();
     active.fs.serve_room(true);
@@ -120,11 +147,13 @@ fn settle_loop(stopped: &Receiver<()>, active: &Active) {
 
 fn settle_until(stopped: &Receiver<()>, active: &Active) {
     let mut backoff = Backoff::default();
+    let mut wait = TICK;
     loop {
-        let wanted = active.fs.wait_for_room_wanted(TICK);
+        let wanted = active.fs.wait_for_room_wanted(wait);
         if stopped.try_recv() == Err(TryRecvError::Disconnected) {
             return;
         }
+        wait = TICK;
         let now = active.clock.monotonic();
         if wanted || active.fs.is_room_stuck() && backoff.is_due(now) {
             let failed = !active.make_room();
@@ -142,13 +171,19 @@ fn settle_until(stopped: &Receiver<()>, active: &Active) {
             tracing::debug!(%error, "settling stopped");
         }
         backoff.note(result.is_err(), active.clock.monotonic());
+        if result.is_ok() && active.fs.dirty_bytes() == 0 {
+            wait = SLEEP_MAX;
+        }
     }
 }
 
 fn checkpoint_loop(stopped: &Receiver<()>, active: &Active) {
     lower_priority();
     let mut backoff = Backoff::default();
-    while tick(stopped) {
+    let mut found = Found::Work;
+    while rest(stopped, active, found) {
+        let commits = active.local.commits();
+        found = Found::Work;
         let now = active.clock.monotonic();
         if active.check_writable().is_err() || !backoff.is_due(now) {
             continue;
@@ -158,6 +193,9 @@ fn checkpoint_loop(stopped: &Receiver<()>, active: &Active) {
             tracing::warn!(%error, "the checkpoint will be tried again");
         }
         backoff.note(result.is_err(), active.clock.monotonic());
+        if result.is_ok() && !active.may_have_changes() {
+            found = Found::Nothing(commits, SLEEP_MAX);
+        }
     }
 }
 
@@ -166,10 +204,16 @@ fn watch_loop(stopped: &Receiver<()>, active: &Active) {
     active.recover();
     let mut conditions_known = false;
     let mut backoff = Backoff::default();
-    while tick(stopped) {
+    let mut found = Found::Work;
+    while rest(stopped, active, found) {
+        let commits = active.local.commits();
+        found = Found::Work;
         let now = active.clock.monotonic();
         active.note_changes(now);
         active.throttle();
+        if active.fs.dirty_bytes() > 0 {
+            active.fs.wake_room_maker();
+        }
         if active.check_writable().is_err() || !backoff.is_due(now) {
             continue;
         }
@@ -183,6 +227,9 @@ fn watch_loop(stopped: &Receiver<()>, active: &Active) {
         backoff.note(result.is_err(), active.clock.monotonic());
         if result.is_ok() {
             active.reclaim_forgotten();
+            if conditions_known && !active.may_have_changes() {
+                found = Found::Nothing(commits, active.until_renewal());
+            }
         }
     }
 }
@@ -212,6 +259,18 @@ impl Active {
             return self.renew();
         }
         Ok(())
+    }
+
+    /// Time until the lease is to be renewed.
+    fn until_renewal(&self) -> Duration {
+        let due = self.mount.lock().renewed_at + self.options.lease_ttl / 2;
+        due.saturating_sub(self.clock.monotonic())
+    }
+
+    /// Whether there is, or may be, something that no snapshot holds.
+    fn may_have_changes(&self) -> bool {
+        // Noted ones are there still, or the watching thread has not looked again yet.
+        self.tally.lock().changed_since.is_some() || self.has_changes().unwrap_or(true)
     }
 
     fn checkpoint_is_due(&self, now: Duration) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::chunks::{ClosedTree, Fetch};
+use crate::chunks::{ClosedTree, Fetch, PackWriter};
 use crate::format::{NodeRef, PackInfo};
 use crate::remote::Durable;
 use crate::tree::{Tree, TreeError};
@@ -20,6 +20,17 @@ const SMALL_PACK_BYTES: u64 = 1 << 20;
 
 /// Packs that a tree may have beyond one per MiB.
 const PACKS_EXTRA_MAX: u64 = 4;
+
+/// Bytes that live in each pack.
+type Live = BTreeMap<PackId, u64>;
+
+/// A tree without poor packs.
+#[derive(Debug)]
+struct Tidied {
+    root: Option<NodeRef>,
+    /// If nothing had to be written for it.
+    live: Option<Live>,
+}
 
 /// A tree whose nodes are stored or on their way to the store.
 #[derive(Debug)]
@@ -64,47 +75,64 @@ impl Active {
         if merged.root == base.root() {
             return Ok(None);
         }
+        // Into the pack that is open anyway: one of its own would be one more request.
+        let tidied = match self.tidy(merged.root, &listed, &mut writer, fetch) {
+            Err(TreeError::NotLocal) => None,
+            tidied => Some(tidied?),
+        };
         let closed = writer.close()?;
         let mut new = TreeOnItsWay {
-            root: merged.root,
+            root: tidied.as_ref().map_or(merged.root, |tidied| tidied.root),
             packs: listed,
             uploads: Vec::new(),
             leaves_written: merged.leaves_written,
         };
+        let live = tidied.as_ref().and_then(|tidied| tidied.live.as_ref());
+        let live: Option<Live> = live
+            .map(|live| live.iter().map(|(pack, bytes)| (closed.real_id(pack), *bytes)).collect());
         new.add(closed);
-        let mut live = self.live_bytes(&mut new, fetch)?;
-        let poor = poor_packs(&new.packs, &live);
-        if !poor.is_empty() {
-            self.relocate(&mut new, &poor, fetch)?;
-            live = self.live_bytes(&mut new, fetch)?;
+        if tidied.is_none() {
+            self.tidy_apart(&mut new, fetch)?;
         }
+        let live = match live {
+            Some(live) => live,
+            None => {
+                let tree = Tree::new(self.chunks.clone(), new.root);
+                new.read(|| tree.pack_bytes(fetch))?
+            }
+        };
         new.packs.retain(|pack| live.contains_key(&pack.id));
         Ok(Some(new))
     }
 
-    fn live_bytes(
+    /// Writes what lives in poor packs among the `listed` ones once more. Fails with `NotLocal` if
+    /// the local cache has lost a node that is only in the writer's open pack by now.
+    fn tidy(
         &self,
-        new: &mut TreeOnItsWay,
+        root: Option<NodeRef>,
+        listed: &[PackInfo],
+        writer: &mut PackWriter,
         fetch: Fetch,
-    ) -> Result<BTreeMap<PackId, u64>, WorkspaceError> {
-        let tree = Tree::new(self.chunks.clone(), new.root);
-        new.read(|| tree.pack_bytes(fetch))
+    ) -> Result<Tidied, TreeError> {
+        let tree = Tree::new(self.chunks.clone(), root);
+        let live = tree.pack_bytes(fetch)?;
+        let poor = poor_packs(listed, &live, writer.size());
+        if poor.is_empty() {
+            return Ok(Tidied { root, live: Some(live) });
+        }
+        let moved = tree.relocate(&poor, writer, fetch)?;
+        Ok(Tidied { root: moved.root, live: None })
     }
 
-    /// Writes what lives in these packs into new ones.
-    fn relocate(
-        &self,
-        new: &mut TreeOnItsWay,
-        poor: &HashSet<PackId>,
-        fetch: Fetch,
-    ) -> Result<(), WorkspaceError> {
-        let tree = Tree::new(self.chunks.clone(), new.root);
-        let (moved, writer) = new.read(|| {
+    /// As [`Active::tidy`], into a pack of its own, for a tree whose packs are on their way.
+    fn tidy_apart(&self, new: &mut TreeOnItsWay, fetch: Fetch) -> Result<(), WorkspaceError> {
+        let (root, listed) = (new.root, new.packs.clone());
+        let (tidied, writer) = new.read(|| {
             let mut writer = self.chunks.tree_writer();
-            let moved = tree.relocate(poor, &mut writer, fetch)?;
-            Ok((moved, writer))
+            let tidied = self.tidy(root, &listed, &mut writer, fetch)?;
+            Ok((tidied, writer))
         })?;
-        new.root = moved.root;
+        new.root = tidied.root;
         new.add(writer.close()?);
         Ok(())
     }
@@ -142,14 +170,16 @@ impl TreeOnItsWay {
 }
 
 /// Packs to be written anew: those under half alive when the tree as a whole is, and the small
-/// ones when there are too many packs for their bytes.
-fn poor_packs(packs: &[PackInfo], live: &BTreeMap<PackId, u64>) -> HashSet<PackId> {
+/// ones when there are too many packs for their bytes. `new` is the number and bytes of packs
+/// that are being written and are never poor.
+fn poor_packs(packs: &[PackInfo], live: &Live, new: (u64, u64)) -> HashSet<PackId> {
     let live_in = |pack: &PackInfo| live.get(&pack.id).copied().unwrap_or(0);
     let packs: Vec<&PackInfo> = packs.iter().filter(|pack| live_in(pack) > 0).collect();
-    let listed_bytes: u64 = packs.iter().map(|pack| pack.len).sum();
-    let live_bytes: u64 = packs.iter().map(|pack| live_in(pack)).sum();
+    let listed_bytes: u64 = new.1 + packs.iter().map(|pack| pack.len).sum::<u64>();
+    let live_bytes: u64 = live.values().sum();
     let half_dead = listed_bytes > COMPACT_BYTES_MIN && live_bytes * 2 < listed_bytes;
-    let too_many = packs.len() as u64 > PACKS_EXTRA_MAX + listed_bytes / SMALL_PACK_BYTES;
+    let count = new.0 + packs.len() as u64;
+    let too_many = count > PACKS_EXTRA_MAX + listed_bytes / SMALL_PACK_BYTES;
     let is_poor = |pack: &&&PackInfo| {
         half_dead && live_in(pack) * 2 < pack.len || too_many && pack.len < SMALL_PACK_BYTES
     };
@@ -168,8 +198,12 @@ mod tests {
     }
 
     fn poor(list: &[(u8, u64, u64)]) -> Vec<u8> {
+        poor_beside(list, (0, 0))
+    }
+
+    fn poor_beside(list: &[(u8, u64, u64)], new: (u64, u64)) -> Vec<u8> {
         let (packs, live) = packs(list);
-        let mut poor: Vec<u8> = poor_packs(&packs, &live).iter().map(|id| id.0[0]).collect();
+        let mut poor: Vec<u8> = poor_packs(&packs, &live, new).iter().map(|id| id.0[0]).collect();
         poor.sort_unstable();
         poor
     }
@@ -193,5 +227,6 @@ mod tests {
         let mut few = small.clone();
         few[0].2 = 0;
         assert_eq!(poor(&few), Vec::<u8>::new());
+        assert_eq!(poor_beside(&few, (1, 100)), [2, 3, 4, 5], "what is being written counts");
     }
 }

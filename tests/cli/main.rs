@@ -6,6 +6,7 @@
 mod bad_input;
 mod bad_store;
 mod git;
+mod idle;
 mod leaving;
 mod life;
 mod scripts;

@@ -324,40 +324,6 @@ fn what_git_status_reads_of_ten_thousand_files_takes_at_most_8_dependent_round_t
     assert!(stats.round_trips <= 8, "{}: {:#?}", stats.round_trips, world.counts.log());
 }
 
-/// A cache that is smaller than what a reader could be fetched ahead of, and several readers.
-#[test]
-#[ignore = "four readers on 24 MiB still fetch 1.5 to 1.9 times what they read"]
-fn reading_ahead_never_drives_out_of_a_small_cache_what_is_about_to_be_read() {
-    let world = World::new();
-    let workspace = world.resume("a");
-    let files = world.files(&workspace);
-    let content: Vec<_> = (0..4).map(|seed| noise(seed, 24 << 20)).collect();
-    for (number, content) in content.iter().enumerate() {
-        files.write(&format!("large{number}"), content);
-    }
-    hibernate(&workspace).unwrap();
-    workspace.close().unwrap();
-    drop((files, workspace));
-    slow(&world, 5);
-    let mut options = world.options("b");
-    options.local.cache_bytes_max = 24 << 20;
-    // So that what comes is read from the disk, or fetched again.
-    options.chunks.memory_bytes_max = 0;
-    let workspace = world.try_resume(&options).unwrap();
-    let files = world.files(&workspace);
-    let inos: Vec<_> = (0..4).map(|number| files.ino(&format!("large{number}"))).collect();
-    world.counts.reset();
-    for at in (0..24 << 20).step_by(128 << 10) {
-        for (ino, content) in inos.iter().zip(&content) {
-            let read = files.fs.read(&files.caller(), *ino, at as u64, 128 << 10).unwrap();
-            assert!(read == content[at..at + (128 << 10)], "inode {ino} at {at}");
-        }
-    }
-    std::thread::sleep(Duration::from_millis(300));
-    let share = world.counts.stats().bytes_in as f64 / (96 << 20) as f64;
-    assert!(share < 1.25, "{share} of what is stored");
-}
-
 #[test]
 fn closing_waits_for_nothing_that_was_fetched_ahead() {
     let world = World::new();
@@ -386,5 +352,41 @@ fn closing_waits_for_nothing_that_was_fetched_ahead() {
         let closed = closed.recv_timeout(Duration::from_secs(20));
         assert_eq!(closed, Ok(true), "held at {held}");
         world.faults.heal();
+    }
+}
+
+/// The nodes that a seal has just written are read again to tidy up the tree's packs. Here the
+/// disk is too full for any cache, so they have to be in the store first.
+#[test]
+fn a_seal_without_a_cache_tidies_its_tree_packs_all_the_same() {
+    let world = World::new();
+    let mut options = world.options("a");
+    let free = nix::sys::statvfs::statvfs(world.dirs.path()).unwrap();
+    let free_bytes = free.blocks_available() * free.fragment_size();
+    options.local.disk_reserve_bytes = free_bytes / 4 * 3;
+    let workspace = world.try_resume(&options).unwrap();
+    let files = world.files(&workspace);
+    for directory in 0..12 {
+        let parent = files.mkdir(&format!("d{directory}"));
+        for file in 0..200 {
+            files.create_in(parent, &format!("f{file}"));
+        }
+    }
+    checkpoint(&workspace).unwrap();
+    world.counts.reset();
+    let mut tree_packs = Vec::new();
+    for i in 0..12 {
+        files.write(&format!("d{i}/f7"), &noise(i, 1000));
+        let receipt = checkpoint(&workspace).unwrap();
+        tree_packs.push(receipt.tree_packs);
+        assert!((2..=3).contains(&world.counts.count(Op::Put, "packs/")), "{tree_packs:?}");
+        world.counts.reset();
+    }
+    assert_eq!(workspace.status().local.cache, 0);
+    assert!(tree_packs.contains(&2), "some had to write a second tree pack: {tree_packs:?}");
+    let workspace = world.move_to(workspace, "b");
+    let files = world.files(&workspace);
+    for i in 0..12 {
+        assert!(files.read(&format!("d{i}/f7")) == noise(i, 1000), "{i}");
     }
 }

@@ -117,6 +117,24 @@ fn a_written_tree_is_local_to_its_writer() {
 }
 
 #[test]
+fn a_node_of_an_open_pack_is_read_from_the_cache_or_not_at_all() {
+    let store = Store::new();
+    let machine = store.machine();
+    let mut writer = machine.chunks.tree_writer();
+    let node = writer.add_node(&leaf(1, KIB)).unwrap();
+    assert_eq!(*machine.chunks.node(&node, machine.fetch()).unwrap(), leaf(1, KIB));
+    assert_eq!(writer.size().0, 1);
+    machine.chunks.forget_memory();
+    machine.local.evict_all().unwrap();
+    let answer = machine.chunks.node(&node, machine.fetch());
+    assert!(matches!(answer, Err(ChunkError::NotLocal)));
+    assert!(store.counting.log().is_empty(), "there is nothing to ask the store for");
+    let finished = writer.finish().unwrap();
+    let read = machine.chunks.node(&finished.resolve(node), machine.fetch()).unwrap();
+    assert_eq!(*read, leaf(1, KIB));
+}
+
+#[test]
 fn prefetch_brings_every_node_once_even_after_a_restart() {
     let store = Store::new();
     let large = ChunkOptions { pack_bytes: 16 * MIB, ..options() };

@@ -1,0 +1,49 @@
+//! A mount that nobody uses sleeps.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::unistd::Pid;
+
+use crate::support::{World, wait_for};
+
+/// How often the threads of a process went to sleep of their own accord so far.
+fn sleeps(pid: Pid) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let of_task = |task: fs::DirEntry| {
+        let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.map_or(0, |count| count.trim().parse::<u64>().unwrap())
+    };
+    tasks.map(|task| of_task(task.unwrap())).sum()
+}
+
+#[test]
+fn a_mount_with_nothing_to_do_wakes_up_less_than_once_a_second_and_asks_for_nothing() {
+    let mut world = World::new();
+    world.set("DORMOUSE_CHECKPOINT_INTERVAL", "1s");
+    world.mount();
+    for i in 0..20 {
+        fs::write(world.ws().join(format!("f{i}")), format!("content {i}")).unwrap();
+    }
+    wait_for("the checkpoint", || {
+        let status = world.status();
+        status["seals"]["made"].as_u64() > Some(0) && status["unsynced"]["changed"] == false
+    });
+    // The store's conditions are looked at three seconds after the mount.
+    sleep(Duration::from_secs(5));
+    let (daemon, before) = (world.daemon(), world.status()["store"].clone());
+    sleep(Duration::from_secs(1));
+    let slept = sleeps(daemon);
+    sleep(Duration::from_secs(10));
+    // Threads that look twice a second would be 60.
+    let wakes = sleeps(daemon) - slept;
+    assert!(wakes < 10, "{wakes}");
+    assert_eq!(world.status()["store"], before);
+
+    // And a write wakes it.
+    fs::write(world.ws().join("late"), "late").unwrap();
+    wait_for("the late checkpoint", || world.status()["seals"]["made"].as_u64() > Some(1));
+    world.hibernate();
+}
