@@ -54,9 +54,9 @@ impl PackWriter {
 
     /// Writes a node, whose children were written before. The pack in the reference is
     /// provisional: good as a child's in later calls, and to read the node as long as the local
-    /// cache has it; made real by [`FinishedTree::resolve`]. Fails with [`ChunkError::Invalid`] for a node that the format
-    /// does not allow, and with the store's error when the upload of an earlier pack failed: the
-    /// writer is of no use then.
+    /// cache has it; made real by [`FinishedTree::resolve`]. Fails with [`ChunkError::Invalid`] for
+    /// a node that the format does not allow, and with the store's error when the upload of an
+    /// earlier pack failed: the writer is of no use then.
     pub fn add_node(&mut self, node: &Node) -> Result<NodeRef, ChunkError> {
         // Before the node is encoded: its references depend on the pack that it goes to.
         if self.open.len() >= self.target_bytes {

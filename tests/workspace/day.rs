@@ -86,7 +86,8 @@ fn without_checkpoints(world: &World, cache: &str) -> ResumeOptions {
 
 fn print(what: &str, stats: &RemoteStats) {
     eprintln!(
-        "{what}: {} requests ({} PUT, {} GET, {} HEAD, {} LIST, {} DELETE), {} bytes sent, {} received",
+        "{what}: {} requests ({} PUT, {} GET, {} HEAD, {} LIST, {} DELETE), \
+         {} bytes sent, {} received",
         stats.requests(),
         stats.puts,
         stats.gets,
