@@ -51,7 +51,7 @@ fn a_mount_with_nothing_to_do_wakes_up_less_than_once_a_second_and_asks_for_noth
         *count = count.saturating_sub(*slept.get(task).unwrap_or(&0));
     }
     woken.retain(|_, count| *count > 0);
-    assert!(woken.values().sum::<u64>() < 10, "{woken:?}");
+    assert!(woken.values().sum::<u64>() < 30, "{woken:?}");
     assert_eq!(world.status()["store"], before);
 
     // And a write wakes it.
