@@ -1,6 +1,7 @@
 //! From the first mount to the last: what comes back, after what.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
 use crate::support::{World, is_mounted, transport, wait_for};
@@ -264,4 +265,24 @@ fn io_uring_that_is_switched_off_is_refused_with_the_way_to_have_it() {
     world.ok(&["mount", "--create", "--transport", "auto", "w", &ws]);
     assert_eq!(world.status()["transport"], "dev");
     world.hibernate();
+}
+
+#[test]
+fn what_the_kernel_has_not_sent_yet_is_in_a_checkpoint() {
+    let world = World::new();
+    let line = ["mount", "--create", "--write-cache", "back", "--checkpoint-interval", "0", "w"];
+    world.ok(&[&line[..], &[&world.text("ws")]].concat());
+    let mut log = fs::File::create(world.ws().join("log")).unwrap();
+    for _ in 0..1000 {
+        log.write_all(b"a line of a log\n").unwrap();
+    }
+    world.ok(&["checkpoint", "w"]);
+    // The other machine sees what the store has, not what is closed or written back later.
+    fs::create_dir(world.path("other")).unwrap();
+    world.ok(&["mount", "--read-only", "w", &world.text("other")]);
+    let there = fs::read_to_string(world.path("other").join("log")).unwrap();
+    assert_eq!(there, "a line of a log\n".repeat(1000));
+    world.ok(&["unmount", &world.text("other")]);
+    drop(log);
+    world.ok(&["hibernate", &world.text("ws")]);
 }

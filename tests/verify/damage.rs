@@ -8,6 +8,7 @@ use dormouse::format::{Head, PackKind, decode_pack_header, head_key};
 use dormouse::types::WorkspaceName;
 use dormouse::workspace::{Depth, Problem, ProblemKind, Store, VerifyReport, WorkspaceError};
 
+use crate::memory::alone;
 use crate::support::{self, Content, Objects, look_at, options, read_all, try_verify, verify};
 use crate::world::{World, checkpoint, hibernate, noise};
 
@@ -270,6 +271,7 @@ impl Trial<'_> {
 
 #[test]
 fn every_damage_of_every_object_is_found_and_named_and_hits_nothing_else() {
+    let _alone = alone();
     let world = filled();
     let objects = Objects::of(&world);
     let workspace = look_at(&world, "before").unwrap();
@@ -306,6 +308,7 @@ fn every_damage_of_every_object_is_found_and_named_and_hits_nothing_else() {
 
 #[test]
 fn a_sample_reads_some_packs_and_the_same_again_with_its_seed() {
+    let _alone = alone();
     let world = filled();
     let read = |percent, seed| {
         let report = verify(&world, Depth::Sample { percent, seed });
@@ -321,6 +324,7 @@ fn a_sample_reads_some_packs_and_the_same_again_with_its_seed() {
 
 #[test]
 fn each_pack_is_read_once_in_large_ranges_however_many_snapshots_name_it() {
+    let _alone = alone();
     let world = World::new();
     let workspace = world.resume("a");
     let files = world.files(&workspace);
@@ -350,6 +354,7 @@ fn each_pack_is_read_once_in_large_ranges_however_many_snapshots_name_it() {
 
 #[test]
 fn one_snapshot_alone_can_be_verified() {
+    let _alone = alone();
     let world = filled();
     let objects = Objects::of(&world);
     let store = Store::open(world.remote()).unwrap();
@@ -375,6 +380,7 @@ fn one_snapshot_alone_can_be_verified() {
 
 #[test]
 fn what_nothing_refers_to_is_told_and_is_no_damage() {
+    let _alone = alone();
     let world = filled();
     let objects = Objects::of(&world);
     let name: WorkspaceName = "w".parse().unwrap();
@@ -401,6 +407,7 @@ fn what_nothing_refers_to_is_told_and_is_no_damage() {
 
 #[test]
 fn damage_on_the_way_is_not_damage_of_the_store() {
+    let _alone = alone();
     use dormouse::remote::{Fault, Op, When};
     let world = filled();
     world.faults.inject(When::next(Op::Get, "packs/"), Fault::Corrupt(100));

@@ -11,7 +11,7 @@ use dormouse::types::{Attr, Ino, Kind, NodeId, PackId};
 use dormouse::workspace::{Depth, ProblemKind, VerifyReport};
 
 use crate::forge::{Forge, Record, Says, attr, attr_record, extent_record, inner};
-use crate::memory::peak_of;
+use crate::memory::{alone, peak_of};
 use crate::support::{look_at, read_all, verify};
 use crate::world::{World, checkpoint, noise};
 
@@ -131,6 +131,7 @@ impl Small {
 
 #[test]
 fn what_the_forge_makes_is_sound_when_nothing_is_wrong() {
+    let _alone = alone();
     let small = small();
     small.seal();
     let report = small.judge();
@@ -143,6 +144,7 @@ fn what_the_forge_makes_is_sound_when_nothing_is_wrong() {
 
 #[test]
 fn directories_in_a_circle_are_found() {
+    let _alone = alone();
     // From the root: /d/inside is /d again.
     let mut shared = small();
     shared.add_entry(3, b"inside", 3, DIR);
@@ -171,6 +173,7 @@ fn directories_in_a_circle_are_found() {
 
 #[test]
 fn names_that_could_escape_are_refused_with_the_node_that_has_them() {
+    let _alone = alone();
     let long = [b'x'; 256];
     for name in [&b"a/b"[..], b"..", b".", b"a\0b", b"", &long] {
         let mut small = small();
@@ -188,6 +191,7 @@ fn names_that_could_escape_are_refused_with_the_node_that_has_them() {
 
 #[test]
 fn records_that_do_not_fit_together_are_found() {
+    let _alone = alone();
     type Change = fn(&mut Small);
     let cases: &[(&str, Change)] = &[
         ("another link count than names", |s| s.set_attr(2, &attr(FILE, 2, 5000, 0))),
@@ -238,6 +242,7 @@ fn records_that_do_not_fit_together_are_found() {
 
 #[test]
 fn extents_that_name_what_is_not_there_hit_their_file_only() {
+    let _alone = alone();
     type Change = fn(&mut Extent);
     let cases: &[(&str, Change)] = &[
         ("it is not in the store", |extent| slot(extent).pack = PackId([9; 32])),
@@ -293,6 +298,7 @@ fn with_root(
 
 #[test]
 fn nodes_that_claim_more_than_they_have_are_refused() {
+    let _alone = alone();
     let header = |level: u8, count: u32| {
         let mut plain = b"DMND\x01".to_vec();
         plain.extend([level, 0, 0]);
@@ -329,6 +335,7 @@ fn nodes_that_claim_more_than_they_have_are_refused() {
 
 #[test]
 fn frames_that_blow_up_are_refused_before_they_do() {
+    let _alone = alone();
     // A gigabyte of zeros in 30 KB, said to be what a node or chunk may have at most, and less.
     let zeros = std::io::Read::take(std::io::repeat(0), 1 << 30);
     let bomb = zstd::stream::encode_all(zeros, 19).unwrap();
@@ -360,6 +367,7 @@ fn frames_that_blow_up_are_refused_before_they_do() {
 
 #[test]
 fn trees_that_are_none_are_refused() {
+    let _alone = alone();
     // A child that is its own parent's place; no node can hold its own hash.
     let own = small();
     with_root(&own, |pack| {
@@ -447,6 +455,7 @@ fn thicket(small: &Small) {
 
 #[test]
 fn shared_subtrees_do_not_make_a_walk_without_end() {
+    let _alone = alone();
     let small = small();
     thicket(&small);
     small.refused_as_it_is("its keys are among another's");
@@ -459,6 +468,7 @@ fn shared_subtrees_do_not_make_a_walk_without_end() {
 
 #[test]
 fn a_head_whose_inline_parts_are_not_its_tree_s_is_found() {
+    let _alone = alone();
     let mut small = small();
     let planted = encode_attr(&Attr { mode: 0o4777, ..attr(FILE, 1, 5000, 0) });
     small.says.head_records = vec![(Key::attr(Ino(2)), Bytes::from(planted))];
@@ -485,6 +495,7 @@ fn a_head_whose_inline_parts_are_not_its_tree_s_is_found() {
 
 #[test]
 fn objects_of_absurd_size_are_not_taken_in() {
+    let _alone = alone();
     let small = small();
     small.seal();
     let objects = &small.forge.objects;
@@ -501,6 +512,7 @@ fn objects_of_absurd_size_are_not_taken_in() {
 
 #[test]
 fn a_leaf_may_be_as_long_as_the_format_allows_and_no_longer() {
+    let _alone = alone();
     let small = small();
     let mut records = small.records.clone();
     for i in 0..3 {

@@ -7,7 +7,7 @@ use dormouse::types::Kind;
 use dormouse::workspace::Depth;
 
 use crate::forge::{Forge, Record, Says, attr, attr_record, extent_record, inner};
-use crate::memory::peak_of;
+use crate::memory::{alone, peak_of};
 use crate::support::verify;
 use crate::world::{World, checkpoint};
 
@@ -161,6 +161,7 @@ fn verify_files(files: u64, memory_max: usize) {
 
 #[test]
 fn thirty_thousand_files_take_little_memory() {
+    let _alone = alone();
     // Other tests of this binary run beside it.
     verify_files(30_000, 128 << 20);
 }
@@ -168,11 +169,13 @@ fn thirty_thousand_files_take_little_memory() {
 #[test]
 #[ignore = "a minute; to be run alone, as it measures memory"]
 fn a_million_files_take_less_than_200_mib() {
+    let _alone = alone();
     verify_files(1_000_000, 200 << 20);
 }
 
 #[test]
 fn hundreds_of_snapshots_cost_what_changed_between_them() {
+    let _alone = alone();
     const SNAPSHOTS: u64 = 200;
     let world = World::new();
     let workspace = world.resume("a");

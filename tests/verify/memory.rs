@@ -37,11 +37,14 @@ unsafe impl GlobalAlloc for Measuring {
 #[global_allocator]
 static ALLOCATOR: Measuring = Measuring;
 
-/// Bytes beyond those of now that `work` had at the same time as everything else here. Other
-/// tests that run meanwhile count, too: what is measured so must be far from its bound.
-pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
+/// To be held by each test here: memory is measured of the whole process.
+pub fn alone() -> parking_lot::MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
-    let _one_at_a_time = ONE_AT_A_TIME.lock();
+    ONE_AT_A_TIME.lock()
+}
+
+/// Bytes beyond those of now that `work` had at the same time.
+pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = NOW.load(Relaxed);
     PEAK.store(before, Relaxed);
     let result = work();
