@@ -133,7 +133,7 @@ fn list(files: &Files, directory: Ino) -> Result<Vec<(String, Ino, Kind)>, FsErr
     }
 }
 
-/// The first 64 MiB of a file.
+/// The first 8 MiB of a file.
 pub fn read(files: &Files, ino: Ino) -> Result<Vec<u8>, FsError> {
     let size = files.fs.getattr(&files.caller(), ino)?.size.min(8 << 20);
     let mut all = Vec::new();
