@@ -51,11 +51,19 @@ struct State {
     is_served: bool,
     /// The last pass got nowhere, or takes too long: nobody waits for the next.
     is_stuck: bool,
-    waiting: usize,
+    /// The newest pass that somebody waits for. Those whose pass has ended want none, also where
+    /// they have not been scheduled since: a pass for them would find nothing to do.
+    pass_wanted: u64,
     /// The one who makes room is to look around, though nobody waits.
     is_nudged: bool,
     passes_begun: u64,
     passes_ended: u64,
+}
+
+impl State {
+    fn is_wanted(&self) -> bool {
+        self.pass_wanted > self.passes_begun
+    }
 }
 
 impl Room {
@@ -84,9 +92,9 @@ impl Room {
         let deadline = fetch.deadline(clock).ok_or_else(|| lack.refusal())?;
         let mut state = self.state.lock();
         let pass = state.passes_begun + 1;
-        state.waiting += 1;
+        state.pass_wanted = pass;
         self.wanted.notify_all();
-        let result = loop {
+        loop {
             if state.passes_ended >= pass {
                 break if state.is_stuck { Err(lack.refusal()) } else { Ok(()) };
             }
@@ -99,9 +107,28 @@ impl Room {
                 break Err(lack.refusal());
             }
             self.made.wait_for(&mut state, left.min(WAIT_SLICE));
-        };
-        state.waiting -= 1;
-        result
+        }
+    }
+
+    /// Waits until somebody wants room, at most so long; whether somebody does.
+    fn wait_until_wanted(&self, timeout: Duration) -> bool {
+        let mut state = self.state.lock();
+        if !state.is_wanted() && !state.is_nudged {
+            self.wanted.wait_for(&mut state, timeout);
+        }
+        state.is_nudged = false;
+        state.is_wanted()
+    }
+
+    /// A pass by `work`, which tells whether it got anywhere.
+    fn pass(&self, work: impl FnOnce() -> bool) {
+        self.state.lock().passes_begun += 1;
+        let got_anywhere = work();
+        let mut state = self.state.lock();
+        state.passes_ended = state.passes_begun;
+        state.is_stuck = !got_anywhere;
+        drop(state);
+        self.made.notify_all();
     }
 }
 
@@ -118,12 +145,7 @@ impl Filesystem {
     /// Waits until somebody wants room, at most so long; whether somebody does.
     #[must_use]
     pub fn wait_for_room_wanted(&self, timeout: Duration) -> bool {
-        let mut state = self.room.state.lock();
-        if state.waiting == 0 && !state.is_nudged {
-            self.room.wanted.wait_for(&mut state, timeout);
-        }
-        state.is_nudged = false;
-        state.waiting > 0
+        self.room.wait_until_wanted(timeout)
     }
 
     /// Ends a [`Filesystem::wait_for_room_wanted`] under way, or the next one.
@@ -140,13 +162,7 @@ impl Filesystem {
 
     /// A pass of making room by `work`, which tells whether it got anywhere.
     pub fn make_room(&self, work: impl FnOnce() -> bool) {
-        self.room.state.lock().passes_begun += 1;
-        let got_anywhere = work();
-        let mut state = self.room.state.lock();
-        state.passes_ended = state.passes_begun;
-        state.is_stuck = !got_anywhere;
-        drop(state);
-        self.room.made.notify_all();
+        self.room.pass(work);
     }
 }
 
@@ -177,6 +193,29 @@ mod tests {
         room.state.lock().is_served = false;
         let late = Fetch::Within(Duration::from_secs(1 << 20));
         assert!(matches!(room.wait(Lack::Budget, late, &clock), Err(FsError::Spent)));
-        assert_eq!(room.state.lock().waiting, 0);
+    }
+
+    #[test]
+    fn one_pass_is_wanted_for_those_who_wait_and_none_more_before_they_have_woken() {
+        let (room, clock) = (Room::default(), SystemClock::new());
+        room.state.lock().is_served = true;
+        let late = Fetch::Within(Duration::from_secs(3600));
+        std::thread::scope(|scope| {
+            let waiters: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| room.wait(Lack::Budget, late, &clock))).collect();
+            let mut passes = 0;
+            while waiters.iter().any(|waiter| !waiter.is_finished()) {
+                if room.wait_until_wanted(Duration::from_millis(1)) {
+                    room.pass(|| true);
+                    passes += 1;
+                }
+            }
+            assert!((1..=8).contains(&passes), "{passes} passes for 8 who wait once");
+            for waiter in waiters {
+                assert!(waiter.join().unwrap().is_ok());
+            }
+        });
+        // What nobody wants any more leaves no want behind.
+        assert!(!room.wait_until_wanted(Duration::ZERO));
     }
 }

@@ -78,6 +78,8 @@ impl Threads {
             threads.spawn("warm", &stopped, active, |_, active| active.warm())?;
         }
         if active.options.writable() {
+            // Before the thread gets to run: a busy machine lets a writer go first.
+            active.fs.serve_room(true);
             threads.spawn("settle", &stopped, active, settle_loop)?;
             threads.spawn("checkpoint", &stopped, active, checkpoint_loop)?;
             threads.spawn("watch", &stopped, active, watch_loop)?;
@@ -140,7 +142,6 @@ fn rest(stopped: &Receiver<()>, active: &Active, found: Found) -> bool {
 
 fn settle_loop(stopped: &Receiver<()>, active: &Active) {
     lower_priority();
-    active.fs.serve_room(true);
     settle_until(stopped, active);
     active.fs.serve_room(false);
 }

@@ -126,6 +126,8 @@ impl Active {
     /// to a bound, exchanges their extents, and frees their place. Whether that got anywhere.
     pub fn drain(&self, fetch: Fetch) -> Result<bool, WorkspaceError> {
         self.check_writable()?;
+        // Writers may use up at once what was there, or what others made: that was room too.
+        let had_room = self.has_room()?;
         let in_hurry = self.hurry.up();
         let mut settling = self.settling.lock();
         drop(in_hurry);
@@ -137,11 +139,14 @@ impl Active {
         let cut = drained?;
         let freed = self.local.sweep()?;
         self.throttle();
-        // Others drain and sweep too: what counts is also that there is room now.
+        Ok(cut > 0 || freed > 0 || had_room || self.has_room()?)
+    }
+
+    /// Whether an eighth of the budget is free, and less waits for the store than may.
+    fn has_room(&self) -> Result<bool, WorkspaceError> {
         let usage = self.local.usage()?;
         let dirty = usage.journal_bytes + usage.rocksdb_bytes;
-        let has_room = dirty < usage.budget - usage.budget / 8 && !self.is_over_cap();
-        Ok(cut > 0 || freed > 0 || has_room)
+        Ok(dirty < usage.budget - usage.budget / 8 && !self.is_over_cap())
     }
 
     fn drain_some(&self, settling: &mut Settling, fetch: Fetch) -> Result<u64, WorkspaceError> {

@@ -420,3 +420,60 @@ fn damage_on_the_way_is_not_damage_of_the_store() {
     let failed = try_verify(&world, &options(&world, Depth::Full));
     assert!(matches!(failed, Err(WorkspaceError::Unavailable { .. })), "{failed:?}");
 }
+
+/// Verifies while a writer seals at the beginning of each of these steps.
+fn verify_beside_a_writer(world: &World, steps: &[&str], mut seal: impl FnMut()) -> VerifyReport {
+    let store = Store::open(world.remote()).unwrap();
+    let mut left = steps.to_vec();
+    let mut watch = |view: &dormouse::workspace::VerifyView| {
+        if let Some(at) = left.iter().position(|step| *step == view.step) {
+            left.remove(at);
+            seal();
+        }
+        std::ops::ControlFlow::Continue(())
+    };
+    let report = store.verify(&options(world, Depth::Full), &mut watch).unwrap();
+    assert!(left.is_empty(), "there is no step {left:?}");
+    report
+}
+
+#[test]
+fn what_is_sealed_meanwhile_is_not_missing() {
+    let world = filled();
+    let workspace = world.resume("writer");
+    let files = world.files(&workspace);
+    let mut number = 0;
+    let mut seal = || {
+        number += 1;
+        files.write(&format!("meanwhile{number}"), &noise(5000 + number, 50_000));
+        checkpoint(&workspace).unwrap();
+    };
+    // After everything was listed and before the head is read: its packs are in no listing, and
+    // with the second seal neither is a snapshot before the newest.
+    for (seals, snapshots) in [(1, 3), (3, 6)] {
+        let report = verify_beside_a_writer(&world, &["heads and snapshots"], || {
+            (0..seals).for_each(|_| seal());
+        });
+        assert!(report.sound, "{:?}", report.problems);
+        let found = report.workspaces.iter().find(|workspace| workspace.name == "w").unwrap();
+        assert_eq!(found.snapshots, snapshots);
+        assert!(report.unreferenced.snapshots.is_empty(), "{:?}", report.unreferenced);
+    }
+    let later = ["looking for packs", "reading metadata", "checking trees"];
+    let report = verify_beside_a_writer(&world, &later, seal);
+    assert!(report.sound, "{:?}", report.problems);
+}
+
+#[test]
+fn a_head_or_snapshot_that_is_damaged_on_the_way_is_read_again() {
+    use dormouse::remote::{Fault, Op, When};
+    let world = filled();
+    for key in ["workspaces/w/head", "workspaces/w/snapshots/"] {
+        for fault in [Fault::Corrupt(40), Fault::Truncate(50)] {
+            world.faults.inject(When::next(Op::Get, key), fault);
+            let report = verify(&world, Depth::Quick);
+            assert!(report.sound, "{:?}", report.problems);
+        }
+    }
+    assert_eq!(world.faults.injected(), 4);
+}

@@ -1,13 +1,14 @@
 //! `kill -9` at each step of resume, settle, seal and hibernation. The victim is this test binary
 //! run again with a crash point armed; the store is a directory that both use.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
 use dormouse::remote::{Remote, RemoteOptions};
 use dormouse::types::{Clock, SystemClock};
-use dormouse::workspace::{ResumeOptions, Store, Workspace};
+use dormouse::workspace::{Depth, ResumeOptions, Store, VerifyOptions, Workspace};
 
 use crate::world::{Files, checkpoint, hibernate, noise};
 
@@ -47,6 +48,21 @@ impl Machine {
         options.create = true;
         options.upkeep.threads = false;
         Workspace::resume(Arc::clone(&self.remote), Arc::clone(&self.clock), &options).unwrap()
+    }
+
+    /// Whatever a kill leaves in the store is sound.
+    fn verify(&self, dir: &Path, point: &str) {
+        let options = VerifyOptions {
+            workspace: None,
+            snapshot: None,
+            depth: Depth::Full,
+            jobs: 1,
+            paths_max: 10,
+            scratch: dir.to_owned(),
+        };
+        let store = Store::open(Arc::clone(&self.remote)).unwrap();
+        let report = store.verify(&options, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert!(report.sound, "{point}: {:?}", report.problems);
     }
 
     fn files(&self, workspace: &Workspace) -> Files {
@@ -122,6 +138,7 @@ fn check(dir: &Path, rounds: u64, point: &str) {
     assert_eq!(machine.files(&elsewhere).facts(), before, "{point}: on an empty cache");
     hibernate(&elsewhere).unwrap();
     elsewhere.close().unwrap();
+    machine.verify(dir, point);
 }
 
 #[test]
@@ -155,6 +172,7 @@ fn kills_in_a_row_without_a_clean_seal_between_lose_nothing() {
         for round in 0..=i {
             assert!(files.find(&format!("done{round}")).is_some(), "{point}: round {round}");
         }
+        machine.verify(dir.path(), point);
     }
     check(dir.path(), POINTS.len() as u64 - 1, "all");
 }

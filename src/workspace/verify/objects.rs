@@ -21,6 +21,9 @@ use super::{Finding, Hit};
 const HEAD_BYTES_MAX: u64 = 4 * 1024 * 1024 + 28;
 const SNAPSHOT_BYTES_MAX: u64 = 16 * 1024 * 1024 + 28;
 
+/// What is said of an object that is not right.
+type Said = (ProblemKind, String);
+
 /// What is remembered of a snapshot.
 #[derive(Debug)]
 pub struct Sealed {
@@ -90,6 +93,10 @@ impl Look<'_> {
             let head = head.as_ref().filter(|_| is_newest);
             snapshots.extend(self.snapshot(key, name.id, head)?);
         }
+        if wanted.is_none() {
+            let known = names.iter().map(|(_, name)| name.id).collect();
+            self.sealed_meanwhile(&mut snapshots, known)?;
+        }
         let mut seen = Seen { name: self.name.clone(), head, snapshots, unreferenced: Vec::new() };
         if wanted.is_none() {
             self.history(&mut seen);
@@ -97,16 +104,57 @@ impl Look<'_> {
         Ok(seen)
     }
 
-    fn find(&mut self, object: &str, (kind, what): (ProblemKind, String), hit: Hit) {
+    /// Reads the snapshots that were sealed between the listing and the reading of the head, but
+    /// for the newest: those that others were made from and that are not `known`.
+    fn sealed_meanwhile(
+        &mut self,
+        snapshots: &mut Vec<Sealed>,
+        mut known: HashSet<SnapshotId>,
+    ) -> Result<(), WorkspaceError> {
+        let parents = snapshots.iter().flat_map(|sealed| &sealed.parents);
+        let mut next: Vec<SnapshotId> =
+            parents.filter(|parent| !known.contains(parent)).copied().collect();
+        if next.is_empty() {
+            return Ok(());
+        }
+        let prefix = snapshots_prefix(self.name);
+        let name_of = |key: &str| key.strip_prefix(&prefix)?.parse::<SnapshotName>().ok();
+        let listed = self.remote.list(&prefix)?;
+        let listed: HashMap<SnapshotId, String> = listed
+            .into_iter()
+            .filter_map(|object| Some((name_of(&object.key)?.id, object.key)))
+            .collect();
+        while let Some(id) = next.pop() {
+            let Some(key) = listed.get(&id).filter(|_| known.insert(id)) else { continue };
+            let sealed = self.snapshot(key, id, None)?;
+            next.extend(sealed.iter().flat_map(|sealed| &sealed.parents));
+            snapshots.extend(sealed);
+        }
+        snapshots.sort_by_key(|sealed| name_of(&sealed.key));
+        Ok(())
+    }
+
+    fn find(&mut self, object: &str, (kind, what): Said, hit: Hit) {
         self.findings.push(Finding { object: object.to_owned(), kind, what, hit });
     }
 
-    /// The object's bytes, if it can be read and is not longer than it may be.
-    fn get(
-        &mut self,
+    /// An object, decoded. What is not right is read again before it is told: it may have been the
+    /// way here.
+    fn read_twice<T>(
+        &self,
         key: &str,
         bytes_max: u64,
-    ) -> Result<Result<Bytes, (ProblemKind, String)>, WorkspaceError> {
+        decode: impl Fn(&Bytes) -> Result<T, Said>,
+    ) -> Result<Result<T, Said>, WorkspaceError> {
+        let read = || Ok(self.get(key, bytes_max)?.and_then(|bytes| decode(&bytes)));
+        match read()? {
+            Err(_) => read(),
+            right => Ok(right),
+        }
+    }
+
+    /// The object's bytes, if it can be read and is not longer than it may be.
+    fn get(&self, key: &str, bytes_max: u64) -> Result<Result<Bytes, Said>, WorkspaceError> {
         match self.remote.get_range(key, 0..bytes_max) {
             Ok(object) if object.meta.size > bytes_max => {
                 let what = format!("its {} bytes are more than it may have", object.meta.size);
@@ -119,17 +167,14 @@ impl Look<'_> {
 
     fn head(&mut self) -> Result<Option<Head>, WorkspaceError> {
         let key = head_key(self.name);
-        let head = match self.get(&key, HEAD_BYTES_MAX)? {
-            Err(said) => Err(said),
-            Ok(bytes) => match Head::decode(&bytes) {
-                Ok(head) if head.workspace != *self.name => {
-                    let what = format!("it is the head of workspace {}", head.workspace);
-                    Err((ProblemKind::Damaged, what))
-                }
-                Ok(head) => Ok(head),
-                Err(error) => Err(said_of_format("", error)),
-            },
-        };
+        let head = self.read_twice(&key, HEAD_BYTES_MAX, |bytes| match Head::decode(bytes) {
+            Ok(head) if head.workspace != *self.name => {
+                let what = format!("it is the head of workspace {}", head.workspace);
+                Err((ProblemKind::Damaged, what))
+            }
+            Ok(head) => Ok(head),
+            Err(error) => Err(said_of_format("", error)),
+        })?;
         match head {
             Ok(head) => Ok(Some(head)),
             Err(said) => {
@@ -146,14 +191,13 @@ impl Look<'_> {
         id: SnapshotId,
         head: Option<&Head>,
     ) -> Result<Option<Sealed>, WorkspaceError> {
-        let read = match self.get(key, SNAPSHOT_BYTES_MAX)? {
-            Err(said) => Err(said),
-            Ok(bytes) if Snapshot::id(&bytes) != id => {
+        let read = self.read_twice(key, SNAPSHOT_BYTES_MAX, |bytes| {
+            if Snapshot::id(bytes) != id {
                 let what = "its bytes do not have the hash in its name".to_owned();
-                Err((ProblemKind::Damaged, what))
+                return Err((ProblemKind::Damaged, what));
             }
-            Ok(bytes) => Snapshot::decode(&bytes).map_err(|error| said_of_format("", error)),
-        };
+            Snapshot::decode(bytes).map_err(|error| said_of_format("", error))
+        })?;
         let snapshot = match (read, head) {
             (Ok(snapshot), _) => snapshot,
             (Err((kind, what)), Some(head)) => {

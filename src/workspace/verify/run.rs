@@ -199,19 +199,26 @@ impl Run<'_, '_> {
         Ok(())
     }
 
+    /// How long these packs are in the store. What the listing does not have is asked for: it may
+    /// have been sealed since.
+    fn sizes_of(&self, ids: &[PackId]) -> Vec<Result<u64, RemoteError>> {
+        let listed = |id: &PackId| self.sizes.as_ref().and_then(|sizes| sizes.get(id).copied());
+        let unlisted = ids.iter().filter(|id| listed(id).is_none());
+        let mut asked = self.remote.stat_many(unlisted.map(pack_key).collect()).into_iter();
+        let mut ask = |id| {
+            let absent = || Err(RemoteError::Absent { key: pack_key(id) });
+            asked.next().unwrap_or_else(absent).map(|meta| meta.size)
+        };
+        ids.iter().map(|id| listed(id).map_or_else(|| ask(id), Ok)).collect()
+    }
+
     /// Finds out how long these packs are in the store, and holds it against what is listed.
     fn find(&mut self, numbers: &[u32]) -> Result<(), WorkspaceError> {
         for (at, batch) in numbers.chunks(STATS_AT_ONCE).enumerate() {
             let done = (at * STATS_AT_ONCE) as u64;
             self.show("looking for packs", done, numbers.len() as u64)?;
-            let ids = batch.iter().map(|&number| self.packs.get(number).id);
-            let found: Vec<Result<u64, RemoteError>> = match &self.sizes {
-                Some(sizes) => ids.map(|id| size_of(sizes, &id)).collect(),
-                None => {
-                    let answers = self.remote.stat_many(ids.map(|id| pack_key(&id)).collect());
-                    answers.into_iter().map(|answer| answer.map(|meta| meta.size)).collect()
-                }
-            };
+            let ids: Vec<PackId> = batch.iter().map(|&number| self.packs.get(number).id).collect();
+            let found = self.sizes_of(&ids);
             for (&number, found) in batch.iter().zip(found) {
                 let pack = self.packs.get_mut(number);
                 match found {
@@ -410,10 +417,6 @@ impl Run<'_, '_> {
         let teller = Teller { trees: &self.trees, by_tree: &by_tree, names: &names };
         Ok(teller.problems(&self.findings, &self.packs))
     }
-}
-
-fn size_of(sizes: &HashMap<PackId, u64>, id: &PackId) -> Result<u64, RemoteError> {
-    sizes.get(id).copied().ok_or_else(|| RemoteError::Absent { key: pack_key(id) })
 }
 
 fn show(watch: &mut VerifyWatch<'_>, view: VerifyView) -> Result<(), WorkspaceError> {
