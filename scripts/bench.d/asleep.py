@@ -21,11 +21,12 @@ PHASES = {
     "work-second": "second waking, same work, hot set down",
     "work-second-at-once": "second waking, mount + same work at once",
     "work-warm": "the same work, warm",
+    "work-local": "the same work, only the local cache warm",
     "hibernate-edits": "hibernation after 20 small edits",
     "build-alone": "cargo build, no checkpoint",
     "build-checkpoint": "cargo build, one checkpoint meanwhile",
 }
-WORK = ("work-first", "work-second", "work-second-at-once", "work-warm")
+WORK = ("work-first", "work-second", "work-second-at-once", "work-warm", "work-local")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +198,10 @@ class Asleep:
         self.line.wait_quiet()
         self.measure("work-second", sleeper, lambda: the_work(sleeper.path))
         self.measure("work-warm", sleeper, lambda: the_work(sleeper.path))
+        # What the second waking is judged by: programs and kernel as cold, and everything here.
+        sleeper.make_cold("remounted")
+        self.line.wait_quiet()
+        self.measure("work-local", sleeper, lambda: the_work(sleeper.path))
         sleeper.sleep()
         self.away(sleeper)
 

@@ -53,7 +53,7 @@ ASLEEP = {
     "wake-git-status": _chain(8),
     "wake-read-one": _chain(1),
     "wake-read-all": _wire("bytes_down"),
-    "work-second": _against("work-warm", 1.3),
+    "work-second": _against("work-local", 1.3),
     "hibernate-first": _wire("bytes_up"),
     "hibernate-edits": _chain(4),
     "build-checkpoint": _against("build-alone", 1.05),

@@ -82,6 +82,9 @@ class SleepyPeer:
         self.peer.forget()
         drop_caches()
 
+    def make_cold(self, how):
+        self.peer.make_cold(how)
+
     def stop(self):
         self.peer.stop()
 

@@ -60,6 +60,7 @@ pub(super) struct Below {
     pub(super) keys: HashKeys,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) counters: Arc<Counters>,
+    pub(super) hot: Arc<HotSet>,
 }
 
 impl Below {
@@ -110,7 +111,6 @@ pub(super) struct Fetcher {
     pub(super) below: Below,
     pub(super) flights: Arc<Flights>,
     pub(super) planner: WindowPlanner,
-    pub(super) hot: HotSet,
     pub(super) ahead: Ahead,
     pub(super) traffic: Traffic,
     chunks: ByteLru<ChunkId, Bytes>,
@@ -124,7 +124,6 @@ impl Fetcher {
             below,
             flights: Arc::default(),
             planner: WindowPlanner::new(options.first_window_bytes, options.window_bytes_max),
-            hot: HotSet::new(options.hot_bytes_max),
             ahead: Ahead::default(),
             traffic: Traffic::default(),
             chunks: ByteLru::new(options.memory_bytes_max),
@@ -176,7 +175,7 @@ impl Fetcher {
     }
 
     fn remember_chunk(&self, id: &ChunkId, slot: &PackSlot, plain: Vec<u8>) -> Bytes {
-        self.hot.note(id, slot);
+        self.below.hot.note(id, slot);
         let plain = Bytes::from(plain);
         self.chunks.insert(*id, plain.clone(), plain.len());
         plain

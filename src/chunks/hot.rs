@@ -1,7 +1,8 @@
-//! The hot set: which chunks were read first, in order, so that the next resume can fetch them
-//! before they are asked for.
+//! The hot set: which chunks were read first, in order, and which were written last, so that the
+//! next resume can fetch them before they are asked for. Who comes back goes on where they were: a
+//! compiler reads what it wrote, a program its log, git its index.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
@@ -9,19 +10,52 @@ use parking_lot::Mutex;
 use crate::format::{HOT_SET_LEN_MAX, PackSlot};
 use crate::types::ChunkId;
 
-/// The first chunks that were read: at most [`HOT_SET_LEN_MAX`] of them, and so many bytes of
-/// their frames.
+/// The first chunks that were read and the last that were written: at most [`HOT_SET_LEN_MAX`] of
+/// them, and so many bytes of their frames.
 #[derive(Debug)]
 pub(super) struct HotSet {
     bytes_max: u64,
     is_full: AtomicBool,
     touched: Mutex<Touched>,
+    written: Mutex<Written>,
+}
+
+/// A chunk and its place.
+type Placed = (ChunkId, PackSlot);
+
+/// What was stored last: at most half of what the hot set may be, so that one large upload does
+/// not come down again whole.
+#[derive(Debug, Default)]
+struct Written {
+    /// Oldest first.
+    packs: VecDeque<Vec<Placed>>,
+    len: usize,
+    bytes: u64,
+}
+
+impl Written {
+    fn add(&mut self, pack: Vec<Placed>) {
+        self.len += pack.len();
+        self.bytes += bytes_of(&pack);
+        self.packs.push_back(pack);
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(pack) = self.packs.pop_front() {
+            self.len -= pack.len();
+            self.bytes -= bytes_of(&pack);
+        }
+    }
+}
+
+fn bytes_of(pack: &[Placed]) -> u64 {
+    pack.iter().map(|(_, slot)| u64::from(slot.len)).sum()
 }
 
 #[derive(Debug, Default)]
 struct Touched {
     seen: HashSet<ChunkId>,
-    list: Vec<(ChunkId, PackSlot)>,
+    list: Vec<Placed>,
     bytes: u64,
 }
 
@@ -29,7 +63,7 @@ impl HotSet {
     /// Keeps chunks of up to `bytes_max` bytes; 0: none.
     pub(super) fn new(bytes_max: u64) -> HotSet {
         let is_full = AtomicBool::new(bytes_max == 0);
-        HotSet { bytes_max, is_full, touched: Mutex::default() }
+        HotSet { bytes_max, is_full, touched: Mutex::default(), written: Mutex::default() }
     }
 
     /// Notes a read, if it is this chunk's first and there is room.
@@ -48,8 +82,44 @@ impl HotSet {
         }
     }
 
-    pub(super) fn list(&self) -> Vec<(ChunkId, PackSlot)> {
+    /// Notes what a pack that is now stored has.
+    pub(super) fn note_written(&self, mut pack: Vec<Placed>) {
+        let (len_max, bytes_max) = (HOT_SET_LEN_MAX / 2, self.bytes_max / 2);
+        let mut bytes = 0;
+        pack.retain(|(_, slot)| {
+            bytes += u64::from(slot.len);
+            bytes <= bytes_max
+        });
+        pack.truncate(len_max);
+        let mut written = self.written.lock();
+        written.add(pack);
+        while written.len > len_max || written.bytes > bytes_max {
+            written.drop_oldest();
+        }
+    }
+
+    /// What was read, first ones first.
+    pub(super) fn first_reads(&self) -> Vec<Placed> {
         self.touched.lock().list.clone()
+    }
+
+    /// What was read, first ones first, then what was written, last packs first.
+    pub(super) fn list(&self) -> Vec<Placed> {
+        let touched = self.touched.lock();
+        let (mut list, mut bytes) = (touched.list.clone(), touched.bytes);
+        drop(touched);
+        let mut seen: HashSet<_> = list.iter().map(|(id, _)| *id).collect();
+        let written = self.written.lock();
+        for &(id, slot) in written.packs.iter().rev().flatten() {
+            bytes += u64::from(slot.len);
+            if list.len() >= HOT_SET_LEN_MAX || bytes > self.bytes_max {
+                break;
+            }
+            if seen.insert(id) {
+                list.push((id, slot));
+            }
+        }
+        list
     }
 }
 
@@ -76,6 +146,23 @@ mod tests {
             hot.note(&id(number), &slot);
         }
         assert_eq!(hot.list().len(), HOT_SET_LEN_MAX);
+    }
+
+    #[test]
+    fn what_was_written_last_comes_after_what_was_read_and_takes_half_of_the_room() {
+        let hot = HotSet::new(1000);
+        let slot = PackSlot { pack: PackId([0; 32]), offset: 8, len: 100 };
+        let placed = |number| (ChunkId([number; 32]), slot);
+        hot.note(&placed(1).0, &slot);
+        for first in [10, 20, 30] {
+            hot.note_written(vec![placed(first), placed(first + 1), placed(1)]);
+        }
+        let numbers = |hot: &HotSet| hot.list().iter().map(|(id, _)| id.0[0]).collect::<Vec<_>>();
+        assert_eq!(numbers(&hot), [1, 30, 31], "the older packs are too many bytes");
+        hot.note_written((40..60).map(placed).collect());
+        assert_eq!(numbers(&hot), [1, 40, 41, 42, 43, 44], "a large pack, in part");
+        (2..9).for_each(|number| hot.note(&placed(number).0, &slot));
+        assert_eq!(numbers(&hot), [1, 2, 3, 4, 5, 6, 7, 8, 40, 41]);
     }
 
     #[test]

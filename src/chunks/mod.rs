@@ -38,6 +38,7 @@ use crate::types::{ChunkId, Clock, PackId};
 
 use data_packs::{DataPacks, PackLimits};
 use fetch::{Below, Fetcher};
+use hot::HotSet;
 use prefetch::{Prefetcher, Scan};
 use upload::Uploaders;
 
@@ -112,7 +113,8 @@ impl Chunks {
         clock: Arc<dyn Clock>,
     ) -> Arc<Chunks> {
         let counters = Arc::default();
-        let below = Below { local, remote, keys, clock, counters };
+        let hot = Arc::new(HotSet::new(options.hot_bytes_max));
+        let below = Below { local, remote, keys, clock, counters, hot };
         let fetcher = Arc::new(Fetcher::new(below.clone(), &options));
         // The packs being uploaded, one that is open, and one that waits for its turn.
         let packs_at_once = options.upload_packs_at_once.max(1) + 2;
@@ -301,11 +303,17 @@ impl Chunks {
         self.prefetcher.add_hot(list, bytes_max.min(room), fetched_bytes_max);
     }
 
-    /// The chunks read so far, first ones first, at most [`crate::format::HOT_SET_LEN_MAX`] of them
+    /// The chunks read so far, first ones first, then those stored last, at most [`crate::format::HOT_SET_LEN_MAX`] of them
     /// and `hot_bytes_max` bytes: what the next resume should prefetch.
     #[must_use]
     pub fn hot_set(&self) -> Vec<(ChunkId, PackSlot)> {
-        self.fetcher.hot.list()
+        self.fetcher.below.hot.list()
+    }
+
+    /// The part of the hot set that was read.
+    #[must_use]
+    pub fn first_reads(&self) -> Vec<(ChunkId, PackSlot)> {
+        self.fetcher.below.hot.first_reads()
     }
 
     /// Waits until there is nothing to prefetch; false: `timeout` came first.

@@ -127,6 +127,7 @@ impl DataPacks {
         let counters = &self.below.counters;
         counters.data_packs_stored.add(1);
         counters.data_pack_bytes_stored.add(stored.size());
+        self.below.hot.note_written(slots.clone());
         let mut state = self.state.lock();
         for (id, slot) in slots {
             state.recent.put(id, slot);

@@ -179,8 +179,9 @@ pub struct TuningArgs {
     #[arg(help_heading = "Mount")]
     pub transport: Option<TransportArg>,
 
-    /// Most bytes of the hot set: what was read first after a mount is remembered, and fetched in
-    /// the background after the next one. 0: off. Default: 64M.
+    /// Most bytes of the hot set: what was read first after a mount, and written last before a
+    /// hibernation, is remembered, and fetched in the background after the next mount. 0: off.
+    /// Default: 64M.
     #[arg(long, value_name = "SIZE", env = "DORMOUSE_HOT_SET_SIZE", hide_env_values = true)]
     #[arg(help_heading = "Local data")]
     pub hot_set_size: Option<ByteSize>,

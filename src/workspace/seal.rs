@@ -296,10 +296,15 @@ impl Active {
         data_packs: &[Durable<PackId>],
         reason: Reason,
     ) -> Snapshot {
-        let mut hot_set = self.chunks.hot_set();
-        if reason == Reason::Checkpoint {
-            hot_set.truncate(CHECKPOINT_HOT_SET_LEN_MAX);
-        }
+        // Checkpoints are many and all are kept: theirs is short.
+        let hot_set = match reason {
+            Reason::Checkpoint => {
+                let mut reads = self.chunks.first_reads();
+                reads.truncate(CHECKPOINT_HOT_SET_LEN_MAX);
+                reads
+            }
+            _ => self.chunks.hot_set(),
+        };
         let mount = self.mount.lock();
         Snapshot {
             workspace: self.options.name.clone(),

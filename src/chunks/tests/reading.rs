@@ -303,7 +303,7 @@ fn what_a_reader_will_want_comes_in_pieces_once_and_its_use_is_counted() {
 }
 
 #[test]
-fn what_was_read_first_is_the_hot_set() {
+fn what_was_read_first_and_then_what_was_written_is_the_hot_set() {
     let store = Store::new();
     let plains = noises(5, KIB);
     let machine = store.machine();
@@ -311,5 +311,7 @@ fn what_was_read_first_is_the_hot_set() {
     for index in [3, 1, 3, 4] {
         machine.chunks.read(&slots[index].0, &slots[index].1, machine.fetch()).unwrap();
     }
-    assert_eq!(machine.chunks.hot_set(), [slots[3], slots[1], slots[4]]);
+    assert_eq!(machine.chunks.first_reads(), [slots[3], slots[1], slots[4]]);
+    let hot = machine.chunks.hot_set();
+    assert_eq!(hot, [slots[3], slots[1], slots[4], slots[0], slots[2]]);
 }
