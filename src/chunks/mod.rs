@@ -303,8 +303,9 @@ impl Chunks {
         self.prefetcher.add_hot(list, bytes_max.min(room), fetched_bytes_max);
     }
 
-    /// The chunks read so far, first ones first, then those stored last, at most [`crate::format::HOT_SET_LEN_MAX`] of them
-    /// and `hot_bytes_max` bytes: what the next resume should prefetch.
+    /// The chunks read so far, first ones first, then those stored last, at most
+    /// [`crate::format::HOT_SET_LEN_MAX`] of them and `hot_bytes_max` bytes: what the next resume
+    /// should prefetch.
     #[must_use]
     pub fn hot_set(&self) -> Vec<(ChunkId, PackSlot)> {
         self.fetcher.below.hot.list()

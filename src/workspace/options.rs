@@ -59,8 +59,8 @@ pub struct Upkeep {
     /// Whether all metadata is fetched in the background after a resume.
     pub prefetch: bool,
     /// Bytes of the hot set (what was first read after the resume before, and written last before
-    /// the hibernation) that are fetched in the background after the metadata, and remembered for the next resume; 0: none, content is
-    /// fetched when it is first touched.
+    /// the hibernation) that are fetched in the background after the metadata, and remembered for
+    /// the next resume; 0: none, content is fetched when it is first touched.
     pub hot_bytes_max: u64,
     /// Written bytes that may wait for the store; writers are slowed near it. Zero: no cap.
     pub unsynced_bytes_max: u64,

@@ -182,7 +182,8 @@ fn a_damaged_head_snapshot_or_format_is_told_apart_from_a_newer_one() {
 
 #[test]
 fn a_damaged_data_pack_is_eio_for_its_files_and_nothing_else() {
-    let world = hibernated();
+    let mut world = hibernated();
+    world.set("DORMOUSE_HOT_SET_SIZE", "0");
     let packs = objects(&world, "packs");
     let big = packs.iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
     let whole = fs::read(big).unwrap();
@@ -208,7 +209,8 @@ fn a_damaged_data_pack_is_eio_for_its_files_and_nothing_else() {
 
 #[test]
 fn a_store_that_goes_away_while_running_is_eio_for_what_is_not_here_and_nothing_else() {
-    let world = hibernated();
+    let mut world = hibernated();
+    world.set("DORMOUSE_HOT_SET_SIZE", "0");
     world.mount();
     assert_eq!(fs::read_to_string(world.ws().join("small")).unwrap(), "small");
     world.take_store_away();

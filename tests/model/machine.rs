@@ -3,6 +3,7 @@
 //! workspace's.)
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use dormouse::format::{
     Extent, HashKeys, Key, KeyParts, NodeRef, Source, Tag, decode_extent, encode_extent,
 };
 use dormouse::fs::{Caller, Filesystem, FsOptions, PIECE_LEN, Reclaim, SettledRegion, Stale};
-use dormouse::local::{Local, LocalOptions};
+use dormouse::local::{Local, LocalError, LocalOptions};
 use dormouse::namespace::{Base, Counters, CutView, Namespace};
 use dormouse::remote::{CountingStore, MemoryStore, Remote, RemoteOptions};
 use dormouse::tree::{Tree, TreeError};
@@ -71,7 +72,7 @@ impl Machine {
             replay_bytes_max: 4 << 20,
             ..LocalOptions::default()
         };
-        let local = Arc::new(Local::open(dir.path(), &local_options, Arc::clone(&time)).unwrap());
+        let local = Arc::new(open_free(dir.path(), &local_options, &time));
         let chunks = Chunks::new(
             Arc::clone(&local),
             remote,
@@ -308,4 +309,18 @@ fn view_extents(view: &CutView<'_>, ino: Ino) -> Vec<(u64, Extent)> {
 
 fn is_staged(extent: &Extent) -> bool {
     matches!(extent.source, Source::Staged(_))
+}
+
+/// Opens the directory; a thread of the machine before that was looking ahead may be the last that
+/// holds it, for a moment. A kill would have ended it at once.
+fn open_free(dir: &Path, options: &LocalOptions, clock: &Arc<dyn Clock>) -> Local {
+    let patience_end = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        match Local::open(dir, options, Arc::clone(clock)) {
+            Err(LocalError::Locked { .. }) if std::time::Instant::now() < patience_end => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            opened => return opened.unwrap(),
+        }
+    }
 }
