@@ -91,6 +91,9 @@ impl HotSet {
             bytes <= bytes_max
         });
         pack.truncate(len_max);
+        if pack.is_empty() {
+            return;
+        }
         let mut written = self.written.lock();
         written.add(pack);
         while written.len > len_max || written.bytes > bytes_max {

@@ -182,15 +182,12 @@ impl Server {
         let ticket = self.begin(&call, WaitsFor::Disk);
         let server = self.clone();
         let job = Box::new(move || {
-            server.guarded(call, || match run(&server.fs, &call.caller(Fetch::LocalOnly)) {
-                Ok(value) => finish(value, answer),
-                Err(FsError::NotLocal(missing)) => {
-                    let waiting = Waiting { ticket, missing };
-                    let ends = (finish, |_: &Filesystem, _| {});
-                    server.hand_over_look(call, waiting, answer, run, ends);
-                }
-                Err(error) => fail(call, answer, &error),
-            });
+            let local = |fs: &Filesystem, caller: &Caller| run(fs, caller);
+            let waiting = server.try_local(call, ticket, answer, local, finish.clone());
+            if let Some((waiting, answer)) = waiting {
+                let ends = (finish, |_: &Filesystem, _| {});
+                server.hand_over_look(call, waiting, answer, run, ends);
+            }
         });
         self.submit(&self.pools.disk, call, job);
     }
@@ -264,6 +261,19 @@ impl Server {
         finish: impl FnOnce(T, A),
     ) -> Option<(Waiting, A)> {
         let ticket = self.begin(&call, WaitsFor::Nothing);
+        self.try_local(call, ticket, answer, local, finish)
+    }
+
+    /// Runs `local` with what is on this machine and answers; if it must wait, what `hand_over`
+    /// takes comes back.
+    fn try_local<A: Answer, T>(
+        &self,
+        call: Call,
+        ticket: Ticket,
+        answer: A,
+        local: impl FnOnce(&Filesystem, &Caller) -> Result<T, FsError>,
+        finish: impl FnOnce(T, A),
+    ) -> Option<(Waiting, A)> {
         let mut waiting = None;
         self.guarded(call, || match local(&self.fs, &call.caller(Fetch::LocalOnly)) {
             Ok(value) => finish(value, answer),
