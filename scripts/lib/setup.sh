@@ -50,5 +50,5 @@ need_fuse() {
 # of the tests after it would compile a hundred crates twice.
 build() {
     [ -d target/release/build ] || say "first build: RocksDB from source takes about ten minutes on two cores"
-    cargo build --release --locked --example null_fs "$@"
+    cargo build --release --locked --bins --example null_fs "$@"
 }
