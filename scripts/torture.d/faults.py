@@ -138,7 +138,7 @@ def rounds(bed):
     figures = {"read": 0, "EIO": 0, "tried again": 0, "faults": 0, "acknowledged": 0, "drain": 0.0}
     seen = set()
     with Store(bed) as store:
-        for _ in bed.rounds(3, 60):
+        for _ in bed.rounds(2, 60):
             one = Round(bed, store)
             try:
                 one.go()
@@ -193,7 +193,7 @@ class Round:
         self.figures["tried again"] = sum(load.refused().values())
 
     def cap(self):
-        return ("--max-unsynced-bytes", "8M") if self.has_cap else ()
+        return ("--max-unsynced-bytes", "2M") if self.has_cap else ()
 
     def write_known(self):
         """Files that a reader knows; those to be kept warm in packs of their own, and made last:
