@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import common
 import tools
@@ -15,11 +16,13 @@ WRITERS = 3
 class Load:
     """Some writers, each in its own directory with its own log and history."""
 
-    def __init__(self, bed, workspace, name, writers=WRITERS):
+    def __init__(self, bed, workspace, name, writers=WRITERS, seconds_max=None):
+        """With `seconds_max` the writers outlive a store that misbehaves (see writer.py)."""
         self.bed, self.workspace, self.name = bed, workspace, name
         self.seeds = [f"{bed.seed}-{number}" for number in range(writers)]
         self.folders = [workspace.path / name / f"w{number}" for number in range(writers)]
         self.logs = [bed.folder / f"{name}-w{number}.log" for number in range(writers)]
+        self.seconds_max = [] if seconds_max is None else [str(seconds_max)]
         self.children, self.was_checked = [], False
 
     def start(self):
@@ -27,7 +30,8 @@ class Load:
             folder.mkdir(parents=True)
             log.unlink(missing_ok=True)
             self.children.append(subprocess.Popen(
-                [sys.executable, "-B", tools.HERE / "writer.py", folder, log, seed],
+                [sys.executable, "-B", tools.HERE / "writer.py", folder, log, seed,
+                 *self.seconds_max],
                 env=common.ENVIRONMENT, stdin=subprocess.DEVNULL))
         return self
 
@@ -57,11 +61,18 @@ class Load:
                 fields = line.split()
                 if fields[0] == "end":
                     break
+                if fields[0] == "again":
+                    continue
                 times.append(float(fields[1]))
                 if len(fields) == 3:
                     fsyncs.append(float(fields[2]))
             found.append((times, fsyncs))
         return found
+
+    def refused(self):
+        """Calls that were tried again, by error."""
+        lines = [line for log in self.logs if log.exists() for line in log.read_text().splitlines()]
+        return Counter(line.split()[3] for line in lines if line.startswith("again "))
 
     def newest_fsync(self):
         """When the newest acknowledged fsync was begun: everything that any writer had done by

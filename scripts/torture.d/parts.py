@@ -1,6 +1,7 @@
 """The parts, in the order in which they run."""
 
 import crashes
+import faults
 import installs
 import postgres
 import power
@@ -21,6 +22,8 @@ PARTS = {part.name: part for part in [
          power.rounds),
     Part("takeover", "two writers: a daemon is stopped, another takes over, the first goes on",
          takeover.rounds),
+    Part("faults", "a store that misbehaves: every fault of the proxy before a real server",
+         faults.rounds),
     Part("locks", "flock, POSIX and OFD locks between processes: as on ext4", programs.locks),
     Part("sqlite", "SQLite: 5 journal modes x 2 synchronous levels, 4 processes at once",
          programs.sqlite),

@@ -135,7 +135,9 @@ impl Active {
     pub fn swap_head(&self, next: &NextHead) -> Result<(), WorkspaceError> {
         let (from, tried) = {
             let mut mount = self.mount.lock();
-            let tried = mount.tried.clone();
+            let mut tried = mount.tried.clone();
+            // Where only its version is another than we were told, the head is ours still.
+            tried.push(mount.head.nonce);
             mount.tried.push(next.head().nonce);
             (mount.version.clone(), tried)
         };
@@ -161,6 +163,7 @@ impl Active {
             }
             (mount.head.clone(), mount.version.clone())
         };
+        let known = head.nonce;
         loop {
             let next = NextHead::with_lease(&head, Some(self.lease()), false);
             self.mount.lock().tried.push(next.head().nonce);
@@ -169,7 +172,10 @@ impl Active {
                     self.note_swap(next.head().clone(), version);
                     return Ok(());
                 }
-                Swapped::Lost(found) if self.mount.lock().tried.contains(&found.head.nonce) => {
+                Swapped::Lost(found)
+                    if found.head.nonce == known
+                        || self.mount.lock().tried.contains(&found.head.nonce) =>
+                {
                     (head, from) = (found.head, Some(found.version));
                 }
                 Swapped::Lost(found) => return Err(self.fence(&found)),

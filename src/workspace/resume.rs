@@ -61,13 +61,13 @@ pub fn resume(
     let local = Arc::new(local?);
     let mut answers = answers.into_iter();
     let (head, format) = (answers.next(), answers.next());
-    let format = store::decode_format(required(format))?;
-    remote.set_condition_style(store::condition_style(&format)?);
-    let found = match required(head) {
-        Ok(object) => Some(head::decode(&options.name, &object)?),
-        Err(RemoteError::Absent { .. }) => None,
-        Err(error) => return Err(error.into()),
+    let format = match store::decode_format(required(format)) {
+        // On its way only, perhaps.
+        Err(WorkspaceError::Corrupt { .. }) => store::decode_format(remote.get(FORMAT_KEY))?,
+        other => other?,
     };
+    remote.set_condition_style(store::condition_style(&format)?);
+    let found = head::found(&remote, &options.name, required(head))?;
     let state = own_state(&local, &format, options)?;
     let begin = Begin { remote, clock, options, local, format, state };
     if options.writable() { begin.for_writing(found) } else { begin.read_only(found) }
