@@ -1,6 +1,7 @@
 """The parts, in the order in which they run."""
 
 import crashes
+import fuzz
 import installs
 import postgres
 import power
@@ -32,6 +33,7 @@ PARTS = {part.name: part for part in [
          installs.pip),
     Part("cargo", "cargo build, 28 crates: every file as on ext4, and on a resumed workspace",
          installs.cargo, quick=False),
+    Part("fuzz", "every decoder of stored bytes, configuration and requests under libfuzzer", fuzz.fuzz),
     Part("postgres", "PostgreSQL: pgbench, kill -9 and restart, amcheck, a resumed workspace",
          postgres.postgres, quick=False),
 ]}
