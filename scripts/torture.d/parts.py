@@ -2,7 +2,9 @@
 
 import crashes
 import faults
+import fuzz
 import installs
+import model
 import postgres
 import power
 import programs
@@ -35,6 +37,9 @@ PARTS = {part.name: part for part in [
          installs.pip),
     Part("cargo", "cargo build, 28 crates: every file as on ext4, and on a resumed workspace",
          installs.cargo, quick=False),
+    Part("model", "random histories, in process and on a mount: the same as on a plain filesystem",
+         model.model, transports=True),
+    Part("fuzz", "every decoder of stored bytes, configuration and requests under libfuzzer", fuzz.fuzz),
     Part("postgres", "PostgreSQL: pgbench, kill -9 and restart, amcheck, a resumed workspace",
          postgres.postgres, quick=False),
 ]}

@@ -26,6 +26,13 @@ pub struct Config {
     pub log: LogArgs,
 }
 
+impl Config {
+    /// Understands a file's text. An error tells the line, with the line itself.
+    pub fn parse(text: &str) -> Result<Config, toml::de::Error> {
+        toml::from_str(text)
+    }
+}
+
 /// Reads the file that was named, or the default one if there is one.
 pub fn load(named: Option<&Path>) -> Outcome<Config> {
     let path = named.unwrap_or(Path::new(DEFAULT_PATH));
@@ -36,14 +43,16 @@ pub fn load(named: Option<&Path>) -> Outcome<Config> {
         }
         Err(error) => return Err(Failure::usage(format!("{}: {error}", path.display()))),
     };
-    let parsed = toml::from_str(&text);
-    parsed.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+    Config::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
 }
 
 fn read(path: &Path) -> io::Result<String> {
     use std::io::Read as _;
     let mut text = String::new();
-    std::fs::File::open(path)?.take(LEN_MAX).read_to_string(&mut text)?;
+    std::fs::File::open(path)?.take(LEN_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LEN_MAX {
+        return Err(io::Error::other(format!("longer than {LEN_MAX} bytes")));
+    }
     Ok(text)
 }
 
@@ -88,6 +97,14 @@ mod tests {
             let both = failure.message.contains("c.toml") && failure.message.contains("line");
             assert!(both, "{}", failure.message);
         }
+    }
+
+    #[test]
+    fn a_file_that_is_too_long_is_not_read_in_part() {
+        let len = usize::try_from(LEN_MAX).unwrap();
+        assert!(loaded(&" ".repeat(len)).is_ok());
+        let failure = loaded(&" ".repeat(len + 1)).unwrap_err();
+        assert!(failure.message.contains("longer than"), "{}", failure.message);
     }
 
     #[test]

@@ -32,6 +32,8 @@ use std::sync::Arc;
 
 use clap::Parser as _;
 
+pub use self::config::Config;
+
 use self::args::{Cli, CommandArgs};
 use self::context::Context;
 use self::exit::{Code, Failure, Outcome};

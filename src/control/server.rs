@@ -23,9 +23,6 @@ const EVENTS_WAITING_MAX: usize = 64;
 /// Threads that run handlers: a status must be answered while a checkpoint runs.
 const HANDLER_THREADS_MAX: usize = 8;
 
-/// The exit code for a request that is not understood (`docs/cli.md`).
-const CODE_USAGE: u8 = 2;
-
 /// The exit code for a failure of our own.
 const CODE_INTERNAL: u8 = 1;
 
@@ -153,7 +150,7 @@ async fn command(
     uri: axum::http::Uri,
     body: Bytes,
 ) -> Response {
-    let command = match parse(uri.path(), &body) {
+    let command = match Command::parse(uri.path(), &body) {
         Ok(command) => command,
         Err(message) => return (StatusCode::BAD_REQUEST, message).into_response(),
     };
@@ -165,25 +162,6 @@ async fn command(
     });
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
     (kind, Body::from_stream(lines)).into_response()
-}
-
-/// A body may be left out where the command needs none: `curl -X POST` is enough.
-fn parse(path: &str, body: &[u8]) -> Result<Command, String> {
-    if body.is_empty() {
-        return match path {
-            "/v1/checkpoint" => Ok(Command::Checkpoint),
-            "/v1/evict" => Ok(Command::Evict),
-            "/v1/hibernate" => Ok(Command::Hibernate { timeout_secs: None }),
-            _ => Ok(Command::Unmount { keep_local: false, timeout_secs: None }),
-        };
-    }
-    let command: Command = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    if command.path() == path {
-        Ok(command)
-    } else {
-        let want = command.path();
-        Err(format!("this command goes to {want} (exit code {CODE_USAGE})"))
-    }
 }
 
 fn run_command(handlers: &Handlers, command: Command, sender: &mpsc::Sender<Bytes>) {

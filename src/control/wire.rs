@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::workspace::ProgressView;
 
+/// The exit code for a request that is not understood (`docs/cli.md`).
+const CODE_USAGE: u8 = 2;
+
 /// What a daemon can be told to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
@@ -37,6 +40,32 @@ impl Command {
             Command::Hibernate { .. } => "/v1/hibernate",
             Command::Unmount { .. } => "/v1/unmount",
         }
+    }
+
+    /// Understands what was posted to `path`; an error's text is for whoever posted it. A body
+    /// may be left out where the command needs none: `curl -X POST` is enough.
+    pub fn parse(path: &str, body: &[u8]) -> Result<Command, String> {
+        let command = if body.is_empty() {
+            Command::without_body(path)?
+        } else {
+            serde_json::from_slice(body).map_err(|error| error.to_string())?
+        };
+        if command.path() == path {
+            Ok(command)
+        } else {
+            let want = command.path();
+            Err(format!("this command goes to {want} (exit code {CODE_USAGE})"))
+        }
+    }
+
+    fn without_body(path: &str) -> Result<Command, String> {
+        Ok(match path {
+            "/v1/checkpoint" => Command::Checkpoint,
+            "/v1/evict" => Command::Evict,
+            "/v1/hibernate" => Command::Hibernate { timeout_secs: None },
+            "/v1/unmount" => Command::Unmount { keep_local: false, timeout_secs: None },
+            _ => return Err(format!("no command goes to {path} (exit code {CODE_USAGE})")),
+        })
     }
 }
 

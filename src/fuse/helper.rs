@@ -116,7 +116,9 @@ pub(super) fn is_disconnected(mountpoint: &Path) -> bool {
             }
         }
     });
-    answer.is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+    // The second: its daemon went while this was waiting for its answer.
+    let gone = [libc::ENOTCONN, libc::ECONNABORTED];
+    answer.is_err_and(|error| error.raw_os_error().is_some_and(|errno| gone.contains(&errno)))
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

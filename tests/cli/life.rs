@@ -286,3 +286,34 @@ fn what_the_kernel_has_not_sent_yet_is_in_a_checkpoint() {
     drop(log);
     world.ok(&["hibernate", &world.text("ws")]);
 }
+
+/// A restart came upon a mount in the moment in which its daemon died: what had asked whether it
+/// is dead was told `ECONNABORTED`, took that for an answer of the living, and the mount was
+/// refused.
+#[test]
+fn a_daemon_that_dies_while_it_is_asked_is_dead() {
+    let world = World::new();
+    world.mount();
+    let daemon = world.daemon();
+    nix::sys::signal::kill(daemon, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let ws = world.text("ws");
+    let line = table.lines().find(|line| line.split(' ').nth(4) == Some(&ws)).unwrap();
+    let minor = line.split(' ').nth(2).unwrap().split(':').nth(1).unwrap();
+    let control = world.path("fusectl");
+    fs::create_dir(&control).unwrap();
+    let none: Option<&str> = None;
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(none, &control, Some("fusectl"), flags, none).unwrap();
+    let waiting = control.join(minor).join("waiting");
+    let killer = std::thread::spawn(move || {
+        let is_asked = || fs::read_to_string(&waiting).unwrap().trim() != "0";
+        wait_for("the question", is_asked);
+        nix::sys::signal::kill(daemon, nix::sys::signal::Signal::SIGKILL).unwrap();
+    });
+    dormouse::fuse::detach_dead(&world.ws()).unwrap();
+    killer.join().unwrap();
+    assert!(!is_mounted(&world.ws()), "the dead mount is still there");
+    world.mount();
+    world.hibernate();
+}

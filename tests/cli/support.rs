@@ -89,6 +89,10 @@ impl World {
         command.env("DORMOUSE_CACHE_SIZE", "512M").env("DORMOUSE_STORE_TIMEOUT", "2s");
         command.env("DORMOUSE_CHECKPOINT_INTERVAL", "0");
         command.env("DORMOUSE_TRANSPORT", transport());
+        // By which scripts/torture finds again what it started.
+        command.envs(
+            std::env::var("DORMOUSE_TORTURE_FOLDER").map(|it| ("DORMOUSE_TORTURE_FOLDER", it)),
+        );
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }

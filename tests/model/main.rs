@@ -1,10 +1,14 @@
 //! The filesystem against a plain one in memory: random histories of operations, with kills,
 //! settling, seals and moves to another machine among them. After each of those, and at the end,
 //! everything that can be seen is compared. A failing history is shrunk and printed.
+//!
+//! The long form runs for as long as `drive.rs` is told: `scripts/torture model`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(clippy::print_stdout, reason = "figures of a long run")]
 
 mod content;
+mod drive;
 mod life;
 mod machine;
 mod model;
@@ -17,17 +21,42 @@ use proptest::test_runner::FileFailurePersistence;
 use ops::Op;
 use run::Run;
 
-fn replay(history: &[Op]) {
+/// Runs a history and tells how many operations it had.
+fn replay(history: &[Op]) -> u64 {
     let mut run = Run::new();
     history.iter().for_each(|op| run.apply(op));
     run.compare_all();
+    run.steps()
 }
 
 /// Replays with three files to work on.
-fn replay_on_files(history: &[Op]) {
+fn replay_on_files(history: &[Op]) -> u64 {
     let files = (0..3).map(|name| Op::Open { dir: 0, name, mode: 0o6755, exclusive: true });
     let all: Vec<Op> = files.chain(history.iter().cloned()).collect();
-    replay(&all);
+    replay(&all)
+}
+
+/// Histories of everything.
+fn histories() -> BoxedStrategy<Vec<Op>> {
+    prop::collection::vec(ops::op(), 1..150).boxed()
+}
+
+/// Histories of names.
+fn name_histories() -> BoxedStrategy<Vec<Op>> {
+    let op = prop_oneof![12 => ops::name_op(), 1 => ops::machine_op()];
+    prop::collection::vec(op, 1..200).boxed()
+}
+
+/// Histories of seals, each with writers beside it.
+fn seal_histories() -> BoxedStrategy<Vec<Op>> {
+    let op = prop_oneof![3 => ops::close_op(), 1 => ops::seal_during(ops::close_op())];
+    prop::collection::vec(op, 1..40).boxed()
+}
+
+/// Histories of content.
+fn content_histories() -> BoxedStrategy<Vec<Op>> {
+    let op = prop_oneof![12 => ops::content_op(), 1 => ops::machine_op()];
+    prop::collection::vec(op, 1..120).boxed()
 }
 
 fn config(cases: u32) -> ProptestConfig {
@@ -47,36 +76,34 @@ proptest! {
     #![proptest_config(config(40))]
 
     #[test]
-    fn any_history_reads_as_on_a_plain_filesystem(
-        history in prop::collection::vec(ops::op(), 1..150)
-    ) {
+    fn any_history_reads_as_on_a_plain_filesystem(history in histories()) {
         replay(&history);
     }
 
     #[test]
-    fn any_history_of_names_reads_as_on_a_plain_filesystem(
-        history in prop::collection::vec(
-            prop_oneof![12 => ops::name_op(), 1 => ops::machine_op()], 1..200
-        )
-    ) {
+    fn any_history_of_names_reads_as_on_a_plain_filesystem(history in name_histories()) {
         replay(&history);
     }
 
     #[test]
-    fn a_seal_among_writers_changes_nothing_that_they_see(
-        history in prop::collection::vec(
-            prop_oneof![3 => ops::close_op(), 1 => ops::seal_during(ops::close_op())], 1..40
-        )
-    ) {
+    fn a_seal_among_writers_changes_nothing_that_they_see(history in seal_histories()) {
         replay_on_files(&history);
     }
 
     #[test]
-    fn any_history_of_content_reads_as_on_a_plain_filesystem(
-        history in prop::collection::vec(
-            prop_oneof![12 => ops::content_op(), 1 => ops::machine_op()], 1..120
-        )
-    ) {
+    fn any_history_of_content_reads_as_on_a_plain_filesystem(history in content_histories()) {
         replay_on_files(&history);
     }
+}
+
+#[test]
+#[ignore = "the long form of the four above: scripts/torture model"]
+fn for_as_long_as_asked() {
+    let kinds: [drive::Kind; 4] = [
+        ("all operations", histories(), replay),
+        ("names", name_histories(), replay),
+        ("seals among writers", seal_histories(), replay_on_files),
+        ("content", content_histories(), replay_on_files),
+    ];
+    drive::drive(("model", "for_as_long_as_asked"), &kinds, &drive::Asked::read(400));
 }

@@ -34,7 +34,6 @@ pub struct Run {
     pub model: Model,
     /// What the kernel knows: lookups per inode.
     lookups: HashMap<Ino, u64>,
-    /// Inodes that operations can be about: those of the model, also removed ones while held.
     step: u64,
 }
 
@@ -43,6 +42,11 @@ impl Run {
         let machine = Machine::new();
         let model = Model::new(machine.clock.now());
         Run { machine: Some(machine), model, lookups: HashMap::new(), step: 0 }
+    }
+
+    /// How many operations it had until now.
+    pub fn steps(&self) -> u64 {
+        self.step
     }
 
     fn machine(&self) -> &Machine {

@@ -1,28 +1,29 @@
 //! Every decoder against bytes that were right once, and were changed: it answers, in bounded
 //! memory, and whatever it accepts it writes the same way again.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
+use dormouse::control::{Command, Event, Refusal};
 use dormouse::format::{
-    FrameKind, Head, Key, Node, OWN_PACK, PackBuilder, PackKind, Snapshot, StoreFormat,
-    decode_attr, decode_entry, decode_extent, decode_frame, decode_node, decode_pack_header,
-    decode_pack_index, encode_attr, encode_entry, encode_extent, encode_frame, encode_node, frames,
-    parse_header,
+    FrameKind, KeyParts, Node, OWN_PACK, PackBuilder, PackKind, decode_frame, decode_node,
+    decode_pack_index, encode_attr, encode_extent, encode_frame,
 };
-use dormouse::types::PackId;
+use dormouse::types::Kind;
+use dormouse::workspace::ProgressView;
 
 use crate::memory::{alone, peak_of};
-use crate::support::Objects;
-use crate::world::{World, hibernate, noise};
+use crate::properties::{STRUCTURES, memory_max};
+use crate::samples;
+use crate::sealing::seal;
+use crate::support::{Objects, same_nonces, seed, seeded_world};
+use crate::world::{World, checkpoint, hibernate, noise};
 
-/// How many mutants of each structure; `DORMOUSE_TEST_MUTANTS` asks for more.
+/// How many mutants of all structures together; `DORMOUSE_TEST_MUTANTS` asks for more.
 const MUTANTS: u64 = 20_000;
 
 fn mutants() -> u64 {
     std::env::var("DORMOUSE_TEST_MUTANTS").map_or(MUTANTS, |text| text.parse().unwrap())
-}
-
-fn seed() -> u64 {
-    std::env::var("DORMOUSE_TEST_SEED").map_or(0xf0cc, |text| text.parse().unwrap())
 }
 
 /// Random numbers, quickly.
@@ -84,93 +85,96 @@ fn mutate(bytes: &mut Vec<u8>, donors: &[Vec<u8>], random: &mut Random) {
     }
 }
 
-/// Makes the checksums of an envelope, a frame or a pack's end right again, so that a mutant gets
-/// beyond them.
-fn mend(bytes: &mut [u8]) {
-    let len = bytes.len();
-    if len >= 28
-        && (bytes.starts_with(b"DMST") || bytes.starts_with(b"DMSN") || bytes.starts_with(b"DMHD"))
-    {
-        bytes[8..12].copy_from_slice(&((len - 28) as u32).to_le_bytes());
-        let hash = blake3::hash(&bytes[..len - 16]);
-        bytes[len - 16..].copy_from_slice(&hash.as_bytes()[..16]);
-    } else if len >= 52 && bytes.starts_with(b"DMFR") {
-        let stored = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
-        let end = len.min(52_usize.saturating_add(stored));
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..48]), &bytes[52..end]);
-        bytes[48..52].copy_from_slice(&crc.to_le_bytes());
-    } else if len >= 28 && bytes.ends_with(b"DMPE") {
-        let index = u32::from_le_bytes(bytes[len - 20..len - 16].try_into().unwrap()) as usize;
-        let crc = crc32c::crc32c(&bytes[index.min(len - 20)..len - 8]);
-        bytes[len - 8..len - 4].copy_from_slice(&crc.to_le_bytes());
+/// Good ones of each structure, as a real workspace has them and a person or a client sends them.
+fn originals() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
+    let mut all = Originals::default();
+    let world = a_real_store();
+    let objects = Objects::of(&world);
+    for key in objects.list() {
+        let bytes = objects.get(&key);
+        match &key[..] {
+            "format" => all.add("store-format", &bytes),
+            key if key.ends_with("/head") => all.add("head", &bytes),
+            key if key.contains("/snapshots/") => all.add("snapshot", &bytes),
+            _ => all.pack(&bytes),
+        }
+    }
+    // What so small a workspace does not have.
+    all.add("node", &samples::plain(&samples::inner()));
+    all.add("extent", &encode_extent(&samples::extent()));
+    for kind in [Kind::Symlink, Kind::CharDevice] {
+        all.add("attr", &encode_attr(&samples::attr(kind)));
+    }
+    let page = include_str!("../../docs/cli.md");
+    let example = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    all.add("config", example.as_bytes());
+    all.add("config", b"[store]\nurl = \"s3://b/p\"\n[log]\nformat = \"json\"\n");
+    let commands = [
+        Command::Checkpoint,
+        Command::Evict,
+        Command::Hibernate { timeout_secs: Some(60) },
+        Command::Unmount { keep_local: true, timeout_secs: None },
+    ];
+    for command in commands {
+        let json = serde_json::to_vec(&command).unwrap();
+        all.add("control", &[command.path().as_bytes(), b"\n", &json].concat());
+        all.add("control", command.path().as_bytes());
+    }
+    let refusal = Refusal { code: 7, message: "fenced".into(), hint: None };
+    for event in [Event::Failed(refusal), Event::Progress(ProgressView::default())] {
+        all.add("control", &serde_json::to_vec(&event).unwrap());
+    }
+    all.0
+}
+
+#[derive(Default)]
+struct Originals(BTreeMap<&'static str, Vec<Vec<u8>>>);
+
+impl Originals {
+    fn add(&mut self, structure: &'static str, bytes: &[u8]) {
+        self.0.entry(structure).or_default().push(bytes.to_vec());
+    }
+
+    fn pack(&mut self, bytes: &[u8]) {
+        let index = decode_pack_index(bytes, bytes.len() as u64).unwrap();
+        for entry in index.entries.iter().take(12) {
+            let frame = &bytes[entry.offset as usize..][..entry.len as usize];
+            self.add("frame", frame);
+            if index.kind == PackKind::Tree {
+                let plain = decode_frame(frame).unwrap().1;
+                self.node(&plain);
+            }
+        }
+        self.add("pack", bytes);
+        // Short ones, so that an end is met often.
+        for count in [0, 1, 3] {
+            let mut short = PackBuilder::new(PackKind::Data);
+            for text in &[&b"first"[..], b"second", b""][..count] {
+                short.push(&encode_frame(FrameKind::Chunk, &[5; 32], text)).unwrap();
+            }
+            self.add("pack", &short.finish().1);
+        }
+    }
+
+    fn node(&mut self, plain: &[u8]) {
+        self.add("node", plain);
+        let node = decode_node(Bytes::copy_from_slice(plain), OWN_PACK).unwrap();
+        let Node::Leaf(leaf) = node else { return };
+        for (key, value) in leaf.records().take(40) {
+            self.add("key", key);
+            match KeyParts::parse(key).unwrap() {
+                KeyParts::Attr(_) => self.add("attr", value),
+                KeyParts::Entry(..) => self.add("entry", value),
+                KeyParts::Extent(..) => self.add("extent", value),
+                _ => {}
+            }
+        }
     }
 }
 
-/// Everything that decodes stored bytes, on these. What is accepted must come back the same.
-fn decode_all(bytes: &[u8]) -> u32 {
-    let mut accepted = 0;
-    let mut same = |again: Option<Vec<u8>>| {
-        accepted += 1;
-        if let Some(again) = again {
-            assert!(again == bytes, "it is written another way");
-        }
-    };
-    if let Ok(format) = StoreFormat::decode(bytes) {
-        same(Some(format.encode().unwrap()));
-    }
-    if let Ok(snapshot) = Snapshot::decode(bytes) {
-        same(Some(snapshot.encode().unwrap()));
-    }
-    if let Ok(head) = Head::decode(bytes) {
-        same(Some(head.encode().unwrap()));
-    }
-    if let Ok(attr) = decode_attr(bytes) {
-        same(Some(encode_attr(&attr)));
-    }
-    if let Ok(entry) = decode_entry(bytes) {
-        same(Some(encode_entry(entry)));
-    }
-    if let Ok(extent) = decode_extent(bytes) {
-        same(Some(encode_extent(&extent)));
-    }
-    if let Ok(key) = Key::from_bytes(bytes) {
-        same(Some(key.as_bytes().to_vec()));
-        assert!(key.parts().is_some());
-    }
-    let pack = PackId([0x77; 32]);
-    if let Ok(node) = decode_node(Bytes::copy_from_slice(bytes), pack) {
-        for at in 0..node.len() {
-            assert_eq!(node.search(node.key(at)), Ok(at));
-        }
-        // A child in a pack that happens to have our id is written as in the own one.
-        let is_own = matches!(&node, Node::Inner(inner)
-            if inner.children.iter().any(|child| child.node.slot.pack == pack));
-        let again = encode_node(&node, |id| if *id == pack { OWN_PACK } else { *id }).unwrap();
-        same((!is_own).then(|| again.to_vec()));
-    }
-    if let Ok((header, plain)) = decode_frame(bytes) {
-        assert_eq!(header.plain_len as usize, plain.len());
-        assert_eq!(parse_header(bytes), Ok(header));
-        same(None);
-    }
-    let _ = decode_pack_header(bytes);
-    for tail in [bytes, &bytes[bytes.len() / 2..]] {
-        if let Ok(index) = decode_pack_index(tail, bytes.len() as u64) {
-            let ends =
-                index.entries.iter().map(|entry| u64::from(entry.offset) + u64::from(entry.len));
-            assert!(ends.max().unwrap_or(0) <= bytes.len() as u64);
-            same(None);
-        }
-    }
-    for (at, header) in frames(bytes) {
-        assert!(at + header.frame_len as usize <= bytes.len());
-    }
-    accepted
-}
-
-/// One of everything, as a real workspace has them.
-fn originals() -> Vec<Vec<u8>> {
-    let world = World::new();
+/// A store of one workspace, the same bytes each time.
+fn a_real_store() -> World {
+    let world = seeded_world();
     let workspace = world.resume("a");
     let files = world.files(&workspace);
     files.mkdir("dir");
@@ -178,66 +182,61 @@ fn originals() -> Vec<Vec<u8>> {
         let ino = files.write(&format!("dir/file{i}"), &noise(i, 20 + i as usize));
         files.set_xattr(ino, "user.x", &i.to_le_bytes());
     }
+    // A hibernation settles on several threads, in any order.
+    checkpoint(&workspace).unwrap();
     hibernate(&workspace).unwrap();
     workspace.close().unwrap();
-    let objects = Objects::of(&world);
-    let mut all: Vec<Vec<u8>> = Vec::new();
-    for key in objects.list() {
-        let bytes = objects.get(&key).to_vec();
-        if let Ok(index) = decode_pack_index(&bytes, bytes.len() as u64) {
-            for entry in index.entries.iter().take(12) {
-                let frame = &bytes[entry.offset as usize..][..entry.len as usize];
-                all.push(frame.to_vec());
-                if index.kind == PackKind::Tree {
-                    let plain = decode_frame(frame).unwrap().1;
-                    if let Ok(Node::Leaf(leaf)) = decode_node(plain.clone().into(), OWN_PACK) {
-                        for (key, value) in leaf.records().take(8) {
-                            all.extend([key.to_vec(), value.to_vec()]);
-                        }
-                    }
-                    all.push(plain);
-                }
-            }
-            // A short pack, so that its end is met often.
-            let mut short = PackBuilder::new(PackKind::Data);
-            for text in [&b"first"[..], b"second"] {
-                short.push(&encode_frame(FrameKind::Chunk, &[5; 32], text)).unwrap();
-            }
-            all.push(short.finish().1.to_vec());
-        } else {
-            all.push(bytes);
-        }
-    }
-    all
+    same_nonces(&world);
+    world
 }
 
 #[test]
-fn no_mutant_of_a_stored_structure_panics_a_decoder_or_takes_much_memory() {
+fn the_same_seed_makes_the_same_store() {
+    let _alone = alone();
+    let [one, two] = [a_real_store(), a_real_store()].map(|world| Objects::of(&world));
+    assert_eq!(one.list(), two.list());
+    for key in one.list() {
+        assert!(one.get(&key) == two.get(&key), "{key} has other bytes each time");
+    }
+}
+
+/// Each structure gets as many mutants as any other, however many originals it has.
+#[test]
+fn no_mutant_of_a_structure_panics_a_decoder_or_takes_much_memory() {
     let _alone = alone();
     let originals = originals();
-    assert!(originals.len() > 40, "{}", originals.len());
-    assert!(originals.iter().map(|bytes| decode_all(bytes)).sum::<u32>() > 40);
-    let seed = seed();
-    let rounds = mutants();
-    let ((), peak) = peak_of(|| {
-        let mut accepted = 0;
-        for number in 0..rounds {
-            // Each from its own number, so that one can be tried again alone.
-            let mut random =
-                Random(seed.wrapping_add(number).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-            random.next();
-            let mut bytes = originals[random.below(originals.len())].clone();
-            mutate(&mut bytes, &originals, &mut random);
-            if random.below(4) > 0 {
-                mend(&mut bytes);
-            }
-            let tried = std::panic::catch_unwind(|| decode_all(&bytes));
-            let Ok(count) = tried else { panic!("seed {seed}, mutant {number}: {bytes:02x?}") };
-            accepted += u64::from(count > 0);
+    let donors: Vec<Vec<u8>> = originals.values().flatten().cloned().collect();
+    for (structure, check) in STRUCTURES {
+        let own = originals.get(structure).unwrap_or_else(|| panic!("no original {structure}"));
+        assert!(own.iter().all(|bytes| check(bytes)), "an original {structure} is refused");
+    }
+    let (seed, rounds) = (seed(), mutants());
+    let mut accepted = [0; STRUCTURES.len()];
+    for number in 0..rounds {
+        // Each from its own number, so that one can be tried again alone.
+        let mut random = Random(seed.wrapping_add(number).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        random.next();
+        let which = (number % STRUCTURES.len() as u64) as usize;
+        let (structure, check) = STRUCTURES[which];
+        let own = &originals[structure];
+        let mut bytes = own[random.below(own.len())].clone();
+        mutate(&mut bytes, &donors, &mut random);
+        if random.below(4) > 0 {
+            seal(&mut bytes);
         }
-        // Otherwise nothing got beyond the checksums.
-        assert!(accepted > rounds / 50, "{accepted} of {rounds} were accepted");
-        eprintln!("{rounds} mutants of {} structures, {accepted} accepted", originals.len());
-    });
-    assert!(peak < 96 << 20, "{peak}");
+        let (tried, peak) = peak_of(|| std::panic::catch_unwind(|| check(&bytes)));
+        let again = || format!("{structure}, seed {seed}, mutant {number}: {bytes:02x?}");
+        accepted[which] += u64::from(tried.unwrap_or_else(|_| panic!("{}", again())));
+        assert!(peak <= memory_max(bytes.len()), "{peak} bytes of memory: {}", again());
+        // A mutant of one structure is nothing to the others, and they have to say so.
+        if number % 16 == 0 {
+            STRUCTURES.iter().for_each(|(_, check)| _ = check(&bytes));
+        }
+    }
+    for ((structure, _), accepted) in STRUCTURES.iter().zip(accepted) {
+        let own = rounds / STRUCTURES.len() as u64;
+        eprintln!("{structure}: {own} mutants, {accepted} accepted");
+        // Otherwise nothing gets beyond the checksums.
+        assert!(accepted > own / 100, "{structure}: {accepted} of {own} were accepted");
+    }
 }

@@ -9,15 +9,11 @@ use dormouse::types::WorkspaceName;
 use dormouse::workspace::{Depth, Problem, ProblemKind, Store, VerifyReport, WorkspaceError};
 
 use crate::memory::alone;
-use crate::support::{self, Content, Objects, look_at, options, read_all, try_verify, verify};
+use crate::support::{
+    self, Content, Objects, look_at, options, read_all, same_nonces, seed, seeded, seeded_world,
+    try_verify, verify,
+};
 use crate::world::{World, checkpoint, hibernate, noise};
-
-/// Chooses where bits flip; another one may be given to search further.
-const SEED_VARIABLE: &str = "DORMOUSE_TEST_SEED";
-
-fn seed() -> u64 {
-    std::env::var(SEED_VARIABLE).map_or(0x5eed, |text| text.parse().unwrap())
-}
 
 /// Numbers that follow from a seed.
 struct Random(u64);
@@ -33,7 +29,7 @@ impl Random {
 
 /// A workspace of two snapshots in several packs, and another one.
 fn filled() -> World {
-    let world = World::new();
+    let world = seeded_world();
     let mut options = world.options("writer");
     options.chunks.pack_bytes = 512 * 1024;
     let workspace = world.try_resume(&options).unwrap();
@@ -52,6 +48,8 @@ fn filled() -> World {
     files.write("later", &noise(2000, 300_000));
     files.write_at(large, 100_000, &noise(2001, 50_000));
     files.unlink("c/small2");
+    // A hibernation alone would settle on several threads, in any order.
+    checkpoint(&workspace).unwrap();
     hibernate(&workspace).unwrap();
     workspace.close().unwrap();
     let mut other = world.options("other");
@@ -60,6 +58,7 @@ fn filled() -> World {
     world.files(&workspace).write("other", &noise(3000, 400_000));
     hibernate(&workspace).unwrap();
     workspace.close().unwrap();
+    same_nonces(&world);
     world
 }
 
@@ -136,7 +135,7 @@ fn stand_ins(objects: &Objects) -> BTreeMap<Of, Vec<(String, Bytes)>> {
         let bytes = objects.get(&key);
         all.entry(kind(&key, &bytes)).or_default().push((key, bytes));
     }
-    let elsewhere = Objects::of(&World::new());
+    let elsewhere = Objects::of(&seeded(World::new(), seed() + 1));
     let format = ("elsewhere".to_owned(), elsewhere.get("format"));
     all.get_mut(&Of::Format).unwrap().push(format);
     all
@@ -325,7 +324,7 @@ fn a_sample_reads_some_packs_and_the_same_again_with_its_seed() {
 #[test]
 fn each_pack_is_read_once_in_large_ranges_however_many_snapshots_name_it() {
     let _alone = alone();
-    let world = World::new();
+    let world = seeded_world();
     let workspace = world.resume("a");
     let files = world.files(&workspace);
     let file = files.write("file", &noise(1, 10 << 20));

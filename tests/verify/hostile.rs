@@ -12,7 +12,7 @@ use dormouse::workspace::{Depth, ProblemKind, VerifyReport};
 
 use crate::forge::{Forge, Record, Says, attr, attr_record, extent_record, inner};
 use crate::memory::{alone, peak_of};
-use crate::support::{look_at, read_all, verify};
+use crate::support::{look_at, read_all, seeded_world, verify};
 use crate::world::{World, checkpoint, noise};
 
 /// Bytes of Rust's heap that one verification and one mount of any of these may take, together
@@ -32,7 +32,7 @@ struct Small {
 }
 
 fn small() -> Small {
-    let world = World::new();
+    let world = seeded_world();
     let forge = Forge::new(&world);
     let (pack, extents) = forge.chunks(&[&noise(1, 5000), &noise(2, 6000)]);
     let records = vec![

@@ -8,7 +8,7 @@ use dormouse::workspace::Depth;
 
 use crate::forge::{Forge, Record, Says, attr, attr_record, extent_record, inner};
 use crate::memory::{alone, peak_of};
-use crate::support::verify;
+use crate::support::{seed, seeded, seeded_world, verify};
 use crate::world::{World, checkpoint};
 
 /// Bytes of records in a leaf.
@@ -149,7 +149,7 @@ fn forge_files(world: &World, files: u64) {
 }
 
 fn verify_files(files: u64, memory_max: usize) {
-    let world = World::in_directory();
+    let world = seeded(World::in_directory(), seed());
     forge_files(&world, files);
     let (report, peak) = peak_of(|| verify(&world, Depth::Full));
     assert!(report.sound, "{:?}", report.problems);
@@ -177,7 +177,7 @@ fn a_million_files_take_less_than_200_mib() {
 fn hundreds_of_snapshots_cost_what_changed_between_them() {
     let _alone = alone();
     const SNAPSHOTS: u64 = 200;
-    let world = World::new();
+    let world = seeded_world();
     let workspace = world.resume("a");
     let files = world.files(&workspace);
     let dir = files.mkdir("d");

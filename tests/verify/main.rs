@@ -11,6 +11,12 @@ mod forge;
 mod hostile;
 mod large;
 mod memory;
+#[path = "../codecs/properties.rs"]
+mod properties;
+#[path = "../formats/samples.rs"]
+mod samples;
+#[path = "../codecs/sealing.rs"]
+mod sealing;
 mod support;
 #[path = "../workspace/world.rs"]
 mod world;

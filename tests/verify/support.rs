@@ -2,14 +2,80 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use dormouse::format::{FORMAT_KEY, Head, StoreFormat};
 use dormouse::fs::FsError;
 use dormouse::remote::{PutMode, Remote};
-use dormouse::types::{Ino, Kind};
+use dormouse::types::{Clock, Ino, Kind, ManualClock, SystemClock, Time};
 use dormouse::workspace::{Depth, Store, VerifyOptions, VerifyReport, Workspace, WorkspaceError};
 
-use crate::world::{Files, World};
+use crate::world::{Files, World, noise};
+
+/// Everything here follows from one number; another one may be given to search further.
+const SEED_VARIABLE: &str = "DORMOUSE_TEST_SEED";
+
+/// The number that this run follows from. A failing test shows it.
+pub fn seed() -> u64 {
+    let seed = std::env::var(SEED_VARIABLE).map_or(0x5eed, |text| text.parse().unwrap());
+    eprintln!("the same again: {SEED_VARIABLE}={seed}");
+    seed
+}
+
+/// A clock whose date moves only when it is told to; waiting takes its time, as ever.
+#[derive(Debug, Default)]
+struct Dated {
+    date: ManualClock,
+    waiting: SystemClock,
+}
+
+impl Clock for Dated {
+    fn now(&self) -> Time {
+        // Each look is a millisecond later, so that no two snapshots are of one time.
+        self.date.advance(Duration::from_millis(1));
+        self.date.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.waiting.monotonic()
+    }
+}
+
+/// A world in memory whose store follows from this run's seed.
+pub fn seeded_world() -> World {
+    seeded(World::new(), seed())
+}
+
+/// Has the store's secret, id and dates follow from a number: the same work makes the same
+/// chunks, nodes and packs, with the same names. For a world in which nothing was done yet.
+pub fn seeded(world: World, seed: u64) -> World {
+    let world = world.with_clock(Arc::new(Dated::default()));
+    let objects = Objects::of(&world);
+    let drawn = StoreFormat::decode(&objects.get(FORMAT_KEY)).unwrap();
+    let bytes = noise(seed, 48);
+    let format = StoreFormat {
+        store_id: bytes[..16].try_into().unwrap(),
+        secret: bytes[16..].try_into().unwrap(),
+        created: Time::new(1_700_000_000, 0),
+        ..drawn
+    };
+    objects.put(FORMAT_KEY, format.encode().unwrap());
+    world.counts.reset();
+    world
+}
+
+/// Replaces what is drawn anew for each head: nobody may be at work.
+pub fn same_nonces(world: &World) {
+    let objects = Objects::of(world);
+    for key in objects.list().iter().filter(|key| key.ends_with("/head")) {
+        let head = Head::decode(&objects.get(key)).unwrap();
+        assert!(head.lease.is_none(), "{key}: somebody is at work");
+        let head = Head { nonce: [0x5e; 16], ..head };
+        objects.put(key, head.encode().unwrap());
+    }
+    world.counts.reset();
+}
 
 /// The objects of a store.
 pub struct Objects {

@@ -43,6 +43,11 @@ impl World {
         (World { clock: clock.clone(), ..World::new() }, clock)
     }
 
+    /// The same with another clock for the machines.
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> World {
+        World { clock, ..self }
+    }
+
     /// An initialised store in a directory.
     pub fn in_directory() -> World {
         let dir = tempfile::tempdir().unwrap();

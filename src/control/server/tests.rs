@@ -130,8 +130,10 @@ fn nobody_listening_is_gone_and_a_hanging_daemon_is_late() {
 
 #[test]
 fn a_command_for_another_path_is_refused() {
-    assert!(parse("/v1/checkpoint", b"{\"command\":\"hibernate\"}").is_err());
-    assert!(parse("/v1/checkpoint", b"nonsense").is_err());
-    assert_eq!(parse("/v1/checkpoint", b""), Ok(Command::Checkpoint));
-    assert_eq!(parse("/v1/evict", b""), Ok(Command::Evict));
+    assert!(Command::parse("/v1/checkpoint", b"{\"command\":\"hibernate\"}").is_err());
+    assert!(Command::parse("/v1/checkpoint", b"nonsense").is_err());
+    assert_eq!(Command::parse("/v1/checkpoint", b""), Ok(Command::Checkpoint));
+    assert_eq!(Command::parse("/v1/evict", b""), Ok(Command::Evict));
+    // Not even by an empty body is anything else than an unmount an unmount.
+    assert!(Command::parse("/v1/status", b"").is_err());
 }
