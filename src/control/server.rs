@@ -121,6 +121,7 @@ fn router(handlers: Arc<Handlers>) -> Router {
         .route("/v1/evict", post(command))
         .route("/v1/hibernate", post(command))
         .route("/v1/unmount", post(command))
+        .route("/v1/upgrade", post(command))
         .with_state(handlers)
 }
 
@@ -174,6 +175,7 @@ fn parse(path: &str, body: &[u8]) -> Result<Command, String> {
             "/v1/checkpoint" => Ok(Command::Checkpoint),
             "/v1/evict" => Ok(Command::Evict),
             "/v1/hibernate" => Ok(Command::Hibernate { timeout_secs: None }),
+            "/v1/upgrade" => Err(String::from("this command needs a body: the program's path")),
             _ => Ok(Command::Unmount { keep_local: false, timeout_secs: None }),
         };
     }

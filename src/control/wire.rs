@@ -1,5 +1,7 @@
 //! What goes over the control socket: JSON, one event per line.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::workspace::ProgressView;
@@ -17,6 +19,11 @@ pub enum Command {
         /// While the store can't be reached, go on trying for this long, then keep the mount.
         /// None: one try.
         timeout_secs: Option<u64>,
+    },
+    /// End the daemon, and have another program take the mount over.
+    Upgrade {
+        /// The program, absolute.
+        binary: PathBuf,
     },
     /// Unmount only if nothing is in use, then hibernate or leave the data on this machine.
     Unmount {
@@ -36,6 +43,7 @@ impl Command {
             Command::Evict => "/v1/evict",
             Command::Hibernate { .. } => "/v1/hibernate",
             Command::Unmount { .. } => "/v1/unmount",
+            Command::Upgrade { .. } => "/v1/upgrade",
         }
     }
 }
