@@ -92,15 +92,18 @@ class Bed:
 class Workspace:
     """A workspace and its daemon, on a `file:` store."""
 
-    def __init__(self, bed, folder, store=None, cache=None, flags=()):
+    def __init__(self, bed, folder, store=None, cache=None, flags=(), keeper="off"):
         self.folder = pathlib.Path(folder)
         self.path = self.folder / "m"
         self.path.mkdir(parents=True, exist_ok=True)
         self.cache = cache or self.folder / "cache"
         self.store = store or self.folder / "store"
         self.flags = [*flags, *shlex.split(bed.options.dormouse_args)]
-        if bed.options.transport:
-            self.flags += ["--transport", bed.options.transport]
+        # Most parts kill the daemon and mean the mount; `replace` means the daemon.
+        transport = "dev" if keeper == "on" else bed.options.transport
+        if transport:
+            self.flags += ["--transport", transport]
+        self.flags += ["--keeper", keeper]
         self.pid, self.mount_secs = None, []
 
     def environment(self):

@@ -1,6 +1,7 @@
 """A process that carries a history out in a directory and notes, outside of it, what was done.
 
     writer.py FOLDER LOG SEED       ends when a system call fails: its daemon was killed
+    writer.py FOLDER LOG SEED SIGN  ends when SIGN exists; before that no call may fail
 
 Each line of the log is one call that has returned: its number, the monotonic time, and for an
 fsync the time when it was begun. One write per line, so that a line is whole or not there.
@@ -93,11 +94,11 @@ class Writer:
 
 
 def main():
-    folder, log, seed = sys.argv[1], sys.argv[2], sys.argv[3]
+    folder, log, seed, *sign = sys.argv[1:]
     os.umask(0o022)
     history, writer = History(seed), Writer(folder)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    while True:
+    while not (sign and os.path.exists(sign[0])):
         kind, arguments = history.next()
         begun = time.monotonic()
         try:
@@ -105,9 +106,10 @@ def main():
         except OSError as error:
             line = f"end {history.number} {kind} {errno.errorcode.get(error.errno, error.errno)}\n"
             os.write(descriptor, line.encode())
-            return 0 if error.errno in ENDS else 1
+            return 0 if error.errno in ENDS and not sign else 1
         fsynced = f" {begun:.6f}" if kind == "fsync" else ""
         os.write(descriptor, f"{history.number} {time.monotonic():.6f}{fsynced}\n".encode())
+    return 0
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ mod git;
 mod idle;
 mod leaving;
 mod life;
+mod replace;
 mod scripts;
 mod support;
 mod verify;
