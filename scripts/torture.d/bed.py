@@ -93,7 +93,7 @@ class Bed:
 class Workspace:
     """A workspace and its daemon, on a `file:` store; on another if the environment says so."""
 
-    def __init__(self, bed, folder, store=None, cache=None, flags=(), env=None):
+    def __init__(self, bed, folder, store=None, cache=None, flags=(), env=None, keeper="off"):
         self.folder = pathlib.Path(folder)
         self.path = self.folder / "m"
         self.path.mkdir(parents=True, exist_ok=True)
@@ -101,8 +101,11 @@ class Workspace:
         self.store = store or self.folder / "store"
         self.more_environment = env or {}
         self.flags = [*flags, *shlex.split(bed.options.dormouse_args)]
-        if bed.options.transport:
-            self.flags += ["--transport", bed.options.transport]
+        # Most parts kill the daemon and mean the mount; `replace` means the daemon.
+        transport = "dev" if keeper == "on" else bed.options.transport
+        if transport:
+            self.flags += ["--transport", transport]
+        self.flags += ["--keeper", keeper]
         self.pid, self.mount_secs = None, []
 
     def environment(self):

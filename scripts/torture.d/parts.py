@@ -8,6 +8,7 @@ import model
 import postgres
 import power
 import programs
+import replace
 import suites
 import takeover
 from bed import Part
@@ -26,6 +27,8 @@ PARTS = {part.name: part for part in [
          takeover.rounds),
     Part("faults", "a store that misbehaves: every fault of the proxy before a real server",
          faults.rounds),
+    Part("replace", "the daemon is killed or upgraded under a live mount: every call goes on, once",
+         replace.rounds),
     Part("locks", "flock, POSIX and OFD locks between processes: as on ext4", programs.locks),
     Part("sqlite", "SQLite: 5 journal modes x 2 synchronous levels, 4 processes at once",
          programs.sqlite),

@@ -1,8 +1,9 @@
 """A process that carries a history out in a directory and notes, outside of it, what was done.
 
-    writer.py FOLDER LOG SEED           ends when a system call fails: its daemon was killed
-    writer.py FOLDER LOG SEED SECONDS   where the store misbehaves: tries again what fails for want
-                                        of it, and fails itself when a call takes longer
+    writer.py FOLDER LOG SEED -        ends when a system call fails: its daemon was killed
+    writer.py FOLDER LOG SEED - SIGN   ends when SIGN exists; before that no call may fail
+    writer.py FOLDER LOG SEED SECONDS  where the store misbehaves: tries again what fails for want
+                                       of it, and fails itself when a call takes longer
 
 Each line of the log that begins with a number is one call that has returned: its number, the
 monotonic time, and for an fsync the time when it was begun. One write per line, so that a line is
@@ -102,12 +103,12 @@ class Writer:
 
 
 def main():
-    folder, log, seed = sys.argv[1], sys.argv[2], sys.argv[3]
+    folder, log, seed, limit, *sign = sys.argv[1:]
     os.umask(0o022)
     history, writer = History(seed), Writer(folder)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    seconds_max = float(sys.argv[4]) if len(sys.argv) > 4 else None
-    while True:
+    seconds_max = None if limit == "-" else float(limit)
+    while not (sign and os.path.exists(sign[0])):
         kind, arguments = history.next()
         while True:
             begun = time.monotonic()
@@ -121,11 +122,12 @@ def main():
             told = f"{history.number} {kind} {errno.errorcode.get(error, error)} {seconds:.3f}"
             if not seconds_max or error not in AGAIN:
                 note(descriptor, f"end {told}")
-                return 0 if error in ENDS else 1
+                return 0 if error in ENDS and not sign else 1
             note(descriptor, f"again {told}")
             time.sleep(AGAIN_SECS)
         fsynced = f" {begun:.6f}" if kind == "fsync" else ""
         note(descriptor, f"{history.number} {time.monotonic():.6f}{fsynced}")
+    return 0
 
 
 def attempt(writer, kind, arguments):

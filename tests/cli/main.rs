@@ -11,6 +11,7 @@ mod idle;
 mod leaving;
 mod life;
 mod s3_double;
+mod replace;
 mod scripts;
 mod support;
 mod verify;
