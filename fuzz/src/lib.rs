@@ -124,7 +124,7 @@ pub fn run(check: properties::Check, bytes: &[u8]) {
 /// Libfuzzer's own changes; three times of four the checksums are right again afterwards.
 pub fn mutate(data: &mut [u8], len: usize, len_max: usize, seed: u32) -> usize {
     let len = libfuzzer_sys::fuzzer_mutate(data, len, len_max);
-    if seed % 4 != 0 {
+    if !seed.is_multiple_of(4) {
         sealing::seal(&mut data[..len]);
     }
     len
