@@ -1,4 +1,4 @@
-//! The counts over HTTP.
+//! The counts, the line and what goes wrong on it, over HTTP.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use axum::{Json, Router};
 use serde::Deserialize;
 
 use crate::counts::{Counts, Ledger, Record};
+use crate::faults::{Faults, Rule, Seen};
 use crate::wire::Line;
 
 /// The line's settings; what is left out becomes none.
@@ -19,15 +20,35 @@ struct Wires {
     bytes_per_sec: u64,
 }
 
-pub fn router(ledger: Arc<Ledger>, line: Arc<Line>) -> Router {
+/// What goes wrong from now on, instead of all that did.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Script {
+    #[serde(default)]
+    seed: u64,
+    #[serde(default)]
+    rules: Vec<Rule>,
+    /// Nothing listens.
+    #[serde(default)]
+    away: bool,
+}
+
+pub fn router(ledger: Arc<Ledger>, line: Arc<Line>, faults: Arc<Faults>) -> Router {
     let wires = async move |Query(wires): Query<Wires>| {
         line.set(wires.latency_millis, wires.bytes_per_sec);
     };
+    let (told, asked) = (Arc::clone(&faults), faults);
+    let set_faults = async move |Json(script): Json<Script>| {
+        told.set(script.seed, script.rules);
+        told.set_away(script.away);
+    };
+    let seen = async move || -> Json<Vec<Seen>> { Json(asked.seen()) };
     Router::new()
         .route("/counts", get(counts))
         .route("/requests", get(requests))
         .route("/reset", post(reset))
         .route("/wire", post(wires))
+        .route("/faults", post(set_faults).get(seen))
         .with_state(ledger)
 }
 

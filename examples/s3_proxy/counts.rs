@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use hyper::{HeaderMap, Method, Uri};
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 /// Requests of which more than their number is kept.
 const REQUESTS_KEPT_MAX: usize = 200_000;
 
 /// Kinds of request, as S3 prices and throttles them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     Get,

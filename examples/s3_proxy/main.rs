@@ -1,6 +1,6 @@
-//! A line to an S3 server that is as slow as a real one, and counts: each answer's first byte comes
-//! later by a latency, each direction carries so many bytes a second, and the requests, the bytes
-//! and the longest chain of dependent round trips can be read and reset.
+//! A line to an S3 server that is as slow as a real one, counts, and breaks as it is told: each
+//! answer's first byte comes later by a latency, each direction carries so many bytes a second, and
+//! the requests, the bytes and the longest chain of dependent round trips can be read and reset.
 //!
 //! ```text
 //! cargo run --release --example s3_proxy -- --upstream http://127.0.0.1:18080
@@ -10,12 +10,23 @@
 //! /wire?latency_millis=25&bytes_per_sec=100000000` (0: none). Bodies stream: the proxy holds one
 //! read of a connection, never a whole body. Connections are kept alive, one upstream for each.
 //!
+//! `POST /faults` says what goes wrong from now on (`faults.rs` has the words), `GET /faults` how
+//! many requests each rule has matched and met:
+//!
+//! ```json
+//! {"seed": 7, "away": false, "rules": [
+//!     {"kinds": ["put"], "path": "/packs/", "skip": 2, "times": 1, "fault": "lost_answer"},
+//!     {"per_mille": 300, "fault": {"answer": {"status": 503, "code": "SlowDown"}}}]}
+//! ```
+//! Some faults hold a whole body: `twice`, and puts while a rule says `stale`.
+//!
 //! Not modelled: handshakes, packet loss, a limit per connection.
 #![allow(clippy::print_stdout, reason = "a program whose output is its purpose")]
 
 mod body;
 mod control;
 mod counts;
+mod faults;
 mod forward;
 #[cfg(test)]
 mod tests;
@@ -29,6 +40,7 @@ use clap::Parser;
 use tokio::net::TcpListener;
 
 use crate::counts::Ledger;
+use crate::faults::Faults;
 use crate::forward::Proxy;
 use crate::wire::Line;
 
@@ -58,6 +70,7 @@ async fn main() -> Result<()> {
     let upstream = args.upstream.trim_start_matches("http://").trim_end_matches('/').to_owned();
     let line = Arc::new(Line::new(args.latency_millis, args.bytes_per_sec));
     let ledger = Arc::new(Ledger::default());
+    let faults = Arc::new(Faults::default());
     let clients = listen(args.port).await?;
     let control = listen(args.control_port).await?;
     let told = serde_json::json!({
@@ -65,9 +78,9 @@ async fn main() -> Result<()> {
         "control": format!("http://{}", control.local_addr()?),
     });
     println!("{told}");
-    let counts = control::router(Arc::clone(&ledger), Arc::clone(&line));
+    let counts = control::router(Arc::clone(&ledger), Arc::clone(&line), Arc::clone(&faults));
     tokio::spawn(async move { axum::serve(control, counts).await });
-    forward::serve(clients, Proxy { upstream, line, ledger }).await
+    forward::serve(clients, Proxy { upstream, line, ledger, faults }).await
 }
 
 async fn listen(port: u16) -> Result<TcpListener> {

@@ -13,12 +13,14 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Barrier, oneshot};
 
 use crate::control;
 use crate::counts::{Counts, Kind, Ledger};
+use crate::faults::{Faults, Rule};
 use crate::forward::{Proxy, serve};
 use crate::wire::Line;
 
@@ -29,6 +31,7 @@ struct World {
     address: String,
     ledger: Arc<Ledger>,
     line: Arc<Line>,
+    faults: Arc<Faults>,
 }
 
 async fn listener() -> (TcpListener, String) {
@@ -41,9 +44,12 @@ async fn listener() -> (TcpListener, String) {
 async fn proxy_to(upstream: String, line: Line) -> World {
     let (clients, address) = listener().await;
     let (ledger, line) = (Arc::new(Ledger::default()), Arc::new(line));
-    let proxy = Proxy { upstream, line: Arc::clone(&line), ledger: Arc::clone(&ledger) };
+    let faults = Arc::new(Faults::default());
+    let world = World { address, ledger, line, faults };
+    let (ledger, line) = (Arc::clone(&world.ledger), Arc::clone(&world.line));
+    let proxy = Proxy { upstream, line, ledger, faults: Arc::clone(&world.faults) };
     tokio::spawn(serve(clients, proxy));
-    World { address, ledger, line }
+    world
 }
 
 async fn proxy_to_router(router: Router) -> World {
@@ -247,10 +253,12 @@ async fn latency_and_bandwidth_hold_answers_back() {
 async fn the_counts_are_read_and_reset_over_http() {
     let world = proxy_to_router(sized()).await;
     let (listener, address) = listener().await;
-    let router = control::router(Arc::clone(&world.ledger), Arc::clone(&world.line));
+    let faults = Arc::clone(&world.faults);
+    let router = control::router(Arc::clone(&world.ledger), Arc::clone(&world.line), faults);
     tokio::spawn(async move { axum::serve(listener, router).await });
     ask(&mut world.client().await, Method::GET, "/b/10", 0).await;
-    let control = World { address, ledger: Arc::default(), line: Arc::new(Line::new(0, 0)) };
+    let (ledger, line) = (Arc::default(), Arc::new(Line::new(0, 0)));
+    let control = World { address, ledger, line, faults: Arc::default() };
     let mut client = control.client().await;
     for (method, path) in [(Method::GET, "/counts"), (Method::POST, "/reset")] {
         let request = Request::builder().method(method).uri(path).header("host", "c");
@@ -267,4 +275,124 @@ async fn the_counts_are_read_and_reset_over_http() {
     let path = "/wire?latency_millis=3&bytes_per_sec=5";
     assert_eq!(ask(&mut client, Method::POST, path, 0).await.0, 200);
     assert_eq!(world.line.latency(), Duration::from_millis(3));
+}
+
+/// What a client sees of one PUT of 1,000 bytes, or GET of as many, with this fault on the line:
+/// the status and body, or none where the connection broke.
+async fn meet(world: &World, method: Method, fault: &str) -> Option<(u16, Vec<u8>)> {
+    let rule: Rule = serde_json::from_str(&format!("{{\"fault\": {fault}}}")).unwrap();
+    world.faults.set(1, vec![rule]);
+    let sent = if method == Method::PUT { 1000 } else { 0 };
+    let mut client = world.client().await;
+    let body = Full::new(Bytes::from(vec![b'y'; sent]));
+    let request = Request::builder().method(method).uri("/b/1000").header("host", "s3");
+    let answer = client.send_request(request.body(body).unwrap()).await.ok()?;
+    let status = answer.status().as_u16();
+    let etag = answer.headers().get("etag").map(|etag| etag.as_bytes().to_vec());
+    let bytes = answer.into_body().collect().await.ok()?.to_bytes().to_vec();
+    Some((status, etag.unwrap_or(bytes)))
+}
+
+/// A server that notes the bodies of PUTs and gives 1,000 bytes for a GET.
+async fn noting() -> (World, Arc<Mutex<Vec<Vec<u8>>>>) {
+    let noted: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+    let notes = Arc::clone(&noted);
+    let answer = async move |request: axum::extract::Request| {
+        let is_put = request.method() == Method::PUT;
+        let Ok(body) = request.into_body().collect().await else { return Vec::new() };
+        if !is_put {
+            return vec![b'x'; 1000];
+        }
+        notes.lock().push(body.to_bytes().to_vec());
+        Vec::new()
+    };
+    (proxy_to_router(Router::new().fallback(any(answer))).await, noted)
+}
+
+#[tokio::test]
+async fn each_fault_of_an_answer_is_what_it_says() {
+    let (world, _) = noting().await;
+    let whole = vec![b'x'; 1000];
+    let get = async |fault: &str| meet(&world, Method::GET, fault).await;
+    assert_eq!(get(r#"{"latency": {"millis": 1}}"#).await, Some((200, whole.clone())));
+    assert_eq!(get(r#"{"slow": {"bytes_per_sec": 100000}}"#).await, Some((200, whole.clone())));
+    assert_eq!(get(r#""reset""#).await, None);
+    assert_eq!(get(r#""lost_answer""#).await, None);
+    assert_eq!(get(r#"{"cut_answer": {"after": 100}}"#).await, None);
+    let short = get(r#"{"truncate_answer": {"after": 100}}"#).await;
+    assert_eq!(short, Some((200, whole[..100].to_vec())));
+    let mut flipped = whole.clone();
+    flipped[7] ^= 1;
+    assert_eq!(get(r#"{"flip_answer": {"at": 2007}}"#).await, Some((200, flipped)));
+    let (status, text) = get(r#"{"answer": {"status": 503, "code": "SlowDown"}}"#).await.unwrap();
+    assert!(status == 503 && String::from_utf8(text).unwrap().contains("<Code>SlowDown</Code>"));
+    assert_eq!(get(r#"{"stale": {"millis": 1000}}"#).await, Some((200, whole)), "never put");
+}
+
+#[tokio::test]
+async fn each_fault_of_a_put_reaches_the_server_as_it_says() {
+    let (world, noted) = noting().await;
+    let whole = vec![b'y'; 1000];
+    let seen = async |fault: &str| {
+        noted.lock().clear();
+        let met = meet(&world, Method::PUT, fault).await.map(|(status, _)| status);
+        (met, noted.lock().clone())
+    };
+    let nothing = Vec::<Vec<u8>>::new();
+    assert_eq!(seen(r#""reset""#).await, (None, nothing.clone()));
+    let refuse = r#"{"answer": {"status": 507, "code": "QuotaExceeded"}}"#;
+    assert_eq!(seen(refuse).await, (Some(507), nothing.clone()));
+    assert_eq!(seen(r#"{"cut_upload": {"after": 100}}"#).await, (None, nothing));
+    assert_eq!(seen(r#""lost_answer""#).await, (None, vec![whole.clone()]));
+    let after = r#"{"answer_after": {"status": 500, "code": "InternalError"}}"#;
+    assert_eq!(seen(after).await, (Some(500), vec![whole.clone()]));
+    let twice = seen(r#"{"twice": {"later_millis": 0}}"#).await;
+    assert_eq!(twice, (Some(200), vec![whole.clone(), whole.clone()]));
+    let mut flipped = whole;
+    flipped[999] ^= 1;
+    assert_eq!(seen(r#"{"flip_upload": {"at": 999}}"#).await, (Some(200), vec![flipped]));
+}
+
+#[tokio::test]
+async fn a_wrong_etag_takes_the_place_of_one_that_was_there() {
+    let answer = async || ([("etag", "\"right\"")], "body");
+    let world = proxy_to_router(Router::new().fallback(any(answer))).await;
+    let etag = async |fault: &str| meet(&world, Method::GET, fault).await.unwrap().1;
+    assert_eq!(etag(r#"{"latency": {"millis": 0}}"#).await, b"\"right\"");
+    assert_eq!(etag(r#""wrong_etag""#).await, b"\"00000000000000000000000000000bad\"");
+}
+
+#[tokio::test]
+async fn a_late_second_delivery_comes_after_the_answer() {
+    let (world, noted) = noting().await;
+    let met = meet(&world, Method::PUT, r#"{"twice": {"later_millis": 1}}"#).await;
+    assert_eq!(met.map(|(status, _)| status), Some(200));
+    while noted.lock().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_answered_stays_so_until_the_server_is_away() {
+    let (world, _) = noting().await;
+    world.faults.set(1, vec![serde_json::from_str(r#"{"fault": "hang"}"#).unwrap()]);
+    let mut client = world.client().await;
+    let asking = tokio::spawn(async move {
+        let request = Request::builder().uri("/b/k").header("host", "s3");
+        client.send_request(request.body(Full::new(Bytes::new())).unwrap()).await.is_err()
+    });
+    while world.ledger.counts().in_flight == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    world.faults.set_away(true);
+    assert!(tokio::time::timeout(PATIENCE, asking).await.unwrap().unwrap());
+    while TcpStream::connect(&world.address).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    world.faults.set(1, Vec::new());
+    world.faults.set_away(false);
+    while TcpStream::connect(&world.address).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(ask(&mut world.client().await, Method::GET, "/b/1000", 0).await, (200, 1000));
 }

@@ -14,6 +14,9 @@ const WAIT_MIN: Duration = Duration::from_millis(1);
 /// connection alone would never fill the line.
 const SLACK: Duration = Duration::from_millis(10);
 
+/// Pieces of a body are not cut smaller.
+const PIECE_BYTES_MIN: usize = 256;
+
 /// Both directions of the line, and its latency.
 #[derive(Debug)]
 pub struct Line {
@@ -53,6 +56,15 @@ pub struct Wire {
 impl Wire {
     pub fn new(bytes_per_sec: u64) -> Wire {
         Wire { bytes_per_sec: AtomicU64::new(bytes_per_sec), free_at: Mutex::default() }
+    }
+
+    /// Largest piece that is sent at once: on a very slow line bytes trickle, so that whoever waits
+    /// sees that something comes.
+    pub fn piece_bytes_max(&self) -> usize {
+        match self.bytes_per_sec.load(Ordering::Relaxed) {
+            0 => usize::MAX,
+            rate => usize::try_from(rate / 4).unwrap_or(usize::MAX).max(PIECE_BYTES_MIN),
+        }
     }
 
     /// Sends `bytes` at `now`; gives the time at which they have passed, if it is worth a wait.

@@ -139,7 +139,9 @@ def measure_awake(options, phases, folder, line):
     print()
     print(report.costs_table(running.results))
     facts = {each.name: {"flags": each.flags, "cold": each.coldness} for each in made}
-    return {"awake": running.results, "contenders": facts, "inputs": inputs.describe(material)}
+    told = {"line": told_of(options)} if line else {}
+    return told | {"awake": running.results, "contenders": facts,
+                   "inputs": inputs.describe(material)}
 
 
 def measure_asleep(options, wanted, folder, line):
@@ -151,11 +153,15 @@ def measure_asleep(options, wanted, folder, line):
         running.run()
     finally:
         stop_all(made)
-    told = {"latency_millis": options.latency, "bytes_per_sec": options.bandwidth}
+    told = told_of(options)
     print(report.asleep_table(running.results, told))
     facts = {each.name: {"flags": each.flags} for each in made}
     return {"asleep": running.results, "line": told, "sleepers": facts,
             "inputs": inputs.describe(material)}
+
+
+def told_of(options):
+    return {"latency_millis": options.latency, "bytes_per_sec": options.bandwidth}
 
 
 def stop_all(made):
@@ -217,7 +223,7 @@ def main():
     os.sched_setaffinity(0, range(options.cores))
     results = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "cores": options.cores, "quick": options.quick,
+        "cores": options.cores, "quick": options.quick, "timeout": options.timeout,
         "machine": machine.facts(folder),
     }
     results |= measure(options, folder)

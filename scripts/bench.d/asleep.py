@@ -6,7 +6,7 @@ import sys
 import time
 
 from awake import run_rounds
-from common import HERE, Failed, TooLong, output, run, say, shell, sync
+from common import HERE, Failed, TooLong, machine_busy_secs, output, run, say, shell, sync
 from sleepers import Archive, SleepyDormouse, fill
 
 #: name -> what it is; in the order in which they are measured.
@@ -101,16 +101,17 @@ class Asleep:
     def measure(self, phase, sleeper, timed):
         """Runs `timed` with the counts at zero, and keeps what it cost."""
         self.line.reset()
-        begin = time.perf_counter()
+        busy_before, begin = machine_busy_secs(), time.perf_counter()
         timed()
         seconds = time.perf_counter() - begin
+        busy = machine_busy_secs() - busy_before
         counts = self.line.counts()
         if phase in self.wanted:
-            one = {"seconds": seconds} | counts
+            one = {"seconds": seconds, "busy_secs": busy} | counts
             self.results[phase].setdefault(sleeper.name, []).append(one)
             say(f"  {phase:<20} {sleeper.name:<12} {seconds:8.3f} s {counts['requests']:6} requests"
                 f" chain {counts['chain']:4}  down {counts['bytes_down'] / 1e6:8.2f} MB"
-                f"  up {counts['bytes_up'] / 1e6:8.2f} MB")
+                f"  up {counts['bytes_up'] / 1e6:8.2f} MB  {busy / seconds:.1f} cores busy")
 
     def away(self, sleeper):
         """Asleep, and on another machine."""

@@ -2,8 +2,11 @@
 
 import json
 
+import re
+
 import asleep
 import awake  # noqa: F401  (registers the phases)
+import peers
 import report
 from common import RESULTS, ROOT, say
 from phase import PHASES
@@ -47,8 +50,13 @@ def dates(runs):
     return found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
+def has_peers(run):
+    return bool(set(run.get("contenders", {})) & set(peers.KINDS))
+
+
 def awake_section(runs, cores):
-    mine = [run for run in runs if run["cores"] == cores and run.get("awake")]
+    mine = [run for run in runs
+            if run["cores"] == cores and run.get("awake") and not has_peers(run)]
     results = merged(mine, "awake")
     if not results:
         return ""
@@ -70,6 +78,35 @@ def awake_section(runs, cores):
     return text + "\n"
 
 
+def peers_section(runs):
+    """Peers take so long that they get runs of their own, of few rounds."""
+    mine = [run for run in runs if run.get("awake") and has_peers(run)]
+    results = merged(mine, "awake")
+    if not results:
+        return ""
+    rounds = sorted({len(measured) for of_phase in results.values()
+                     for measured in of_phase.values()})
+    titles = {each.name: each.title for each in PHASES.values()}
+    others = [name for name in report.contenders_of(results) if name in peers.KINDS]
+    heads = ["phase, seconds", "ext4", "dormouse"]
+    for name in others:
+        heads += [name, "to dormouse"]
+    rows = []
+    for phase, of_phase in results.items():
+        ours = report.median(of_phase.get("dormouse", []))
+        row = [titles[phase], report.cell(of_phase.get("ext4", [])),
+               report.cell(of_phase.get("dormouse", []))]
+        for name in others:
+            measured = of_phase.get(name, [])
+            row += [report.cell(measured), report.times(report.ratio(report.median(measured), ours))]
+        rows.append(row)
+    line = mine[-1].get("line")
+    over = (f", {line['latency_millis']} ms, {line['bytes_per_sec'] / 1e6:.0f} MB/s" if line else "")
+    return (f"### Peers, awake{over}\n\n{dates(mine)}, median of {rounds[0]}"
+            f"{f' to {rounds[-1]}' if rounds[1:] else ''} rounds; *too long* is over "
+            f"{mine[-1].get('timeout', 300)} s.\n\n" + report.markdown_table(heads, rows) + "\n")
+
+
 def asleep_section(runs):
     mine = [run for run in runs if run.get("asleep")]
     results = merged(mine, "asleep")
@@ -84,15 +121,27 @@ def asleep_section(runs):
             f"S3 server and the proxy use as well.\n\n" + report.markdown_table(heads, rows) + "\n")
 
 
+def sections(text):
+    """heading -> section, in order; what stands before the first heading is left out."""
+    return {part.split("\n", 1)[0]: part.strip()
+            for part in re.split(r"(?m)^(?=### )", text) if part.startswith("### ")}
+
+
 def write(files):
+    """What no run here has measured stays as it is: results of other days, with their dates."""
     runs = load(files)
     if not runs:
         raise SystemExit("no results: run scripts/bench first")
-    parts = ["## Results", facts(runs)]
-    for cores in sorted({run["cores"] for run in runs}, reverse=True):
-        parts.append(awake_section(runs, cores))
-    parts.append(asleep_section(runs))
-    above = PAGE.read_text().split(MARK)[0]
-    text = "\n\n".join(part.strip() for part in parts if part.strip())
+    made = [awake_section(runs, cores)
+            for cores in sorted({run["cores"] for run in runs}, reverse=True)]
+    made += [peers_section(runs), asleep_section(runs)]
+    above, below = PAGE.read_text().split(MARK)
+    kept = sections(below)
+    fresh = {part.split("\n", 1)[0]: part.strip() for part in made if part.strip()}
+    order = sorted(kept | fresh, key=lambda heading: (
+        [word in heading for word in ("Awake", "Peers", "Waking")].index(True),
+        "1 core" in heading))
+    parts = ["## Results", facts(runs), *(fresh.get(heading) or kept[heading] for heading in order)]
+    text = "\n\n".join(part.strip() for part in parts)
     PAGE.write_text(f"{above}{MARK}\n\n{text}\n")
     say(f"written: {PAGE}")

@@ -155,7 +155,8 @@ def megabytes(count):
     return f"{count / 1e6:.1f}" if count < 1e8 else f"{count / 1e6:.0f}"
 
 
-ASLEEP_HEADS = ["seconds: median (min-max)", "requests", "chain", "MB down", "MB up", "wire used"]
+ASLEEP_HEADS = ["seconds: median (min-max)", "requests", "chain", "MB down", "MB up", "wire used",
+                "cores busy"]
 
 
 def asleep_cells(measurements, context):
@@ -164,7 +165,8 @@ def asleep_cells(measurements, context):
     used = context.wire_share(one, direction)
     return [cell(measurements), str(one["requests"]), str(one["chain"]),
             megabytes(one["bytes_down"]), megabytes(one["bytes_up"]),
-            f"{used:.0%}" if one[direction] > 1e6 else "-"]
+            f"{used:.0%}" if one[direction] > 1e6 else "-",
+            f"{one['busy_secs'] / one['seconds']:.1f}" if one.get("busy_secs") else "-"]
 
 
 def asleep_table(results, line):

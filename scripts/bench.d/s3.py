@@ -47,7 +47,7 @@ class Server:
 
 
 class Line:
-    """The proxy: how slow, and what went through it."""
+    """The proxy: how slow, what goes wrong, and what went through it."""
 
     def __init__(self, server, latency_millis, bytes_per_sec):
         self.server = server
@@ -64,8 +64,9 @@ class Line:
     def stop(self):
         stop_process(self.process)
 
-    def ask(self, path, method="POST"):
-        request = urllib.request.Request(self.control + path, method=method)
+    def ask(self, path, method="POST", body=None):
+        headers = {"Content-Type": "application/json"} if body else {}
+        request = urllib.request.Request(self.control + path, body, headers, method=method)
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.read()
 
@@ -75,6 +76,15 @@ class Line:
     def fast(self):
         """For what is prepared and not measured."""
         self.ask("/wire?latency_millis=0&bytes_per_sec=0")
+
+    def faults(self, rules, seed=0, away=False):
+        """What goes wrong from now on; nothing without rules."""
+        script = {"seed": seed, "rules": rules, "away": away}
+        self.ask("/faults", body=json.dumps(script).encode())
+
+    def seen(self):
+        """What each rule has matched and met."""
+        return json.loads(self.ask("/faults", "GET"))
 
     def reset(self):
         return json.loads(self.ask("/reset"))

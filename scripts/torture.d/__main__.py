@@ -23,7 +23,7 @@ URING = pathlib.Path("/sys/module/fuse/parameters/enable_uring")
 
 def arguments():
     parser = argparse.ArgumentParser(prog="scripts/torture", description=(
-        "Suites of others, crashes, power cuts and two writers, on real mounts."))
+        "Suites of others, crashes, power cuts, a bad store and two writers, on real mounts."))
     add = parser.add_argument
     add("parts", nargs="*", metavar="PART", help="default all; LIST shows them")
     add("--quick", action="store_true", help="what CI runs: a few minutes")

@@ -9,6 +9,7 @@ import random
 import shlex
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -90,23 +91,35 @@ class Bed:
 
 
 class Workspace:
-    """A workspace and its daemon, on a `file:` store."""
+    """A workspace and its daemon, on a `file:` store; on another if the environment says so."""
 
-    def __init__(self, bed, folder, store=None, cache=None, flags=()):
+    def __init__(self, bed, folder, store=None, cache=None, flags=(), env=None, keeper="off"):
         self.folder = pathlib.Path(folder)
         self.path = self.folder / "m"
         self.path.mkdir(parents=True, exist_ok=True)
         self.cache = cache or self.folder / "cache"
         self.store = store or self.folder / "store"
+        self.more_environment = env or {}
         self.flags = [*flags, *shlex.split(bed.options.dormouse_args)]
-        if bed.options.transport:
-            self.flags += ["--transport", bed.options.transport]
+        # Most parts kill the daemon and mean the mount; `replace` means the daemon.
+        transport = "dev" if keeper == "on" else bed.options.transport
+        if transport:
+            self.flags += ["--transport", transport]
+        self.flags += ["--keeper", keeper]
         self.pid, self.mount_secs = None, []
 
     def environment(self):
         return {"DORMOUSE_STORE": f"file://{self.store}",
                 "DORMOUSE_RUNTIME_DIR": str(self.folder / "run"),
-                "DORMOUSE_CACHE_DIR": str(self.cache)}
+                "DORMOUSE_CACHE_DIR": str(self.cache), **self.more_environment}
+
+    def shim(self, skew_secs=0, names_fail=False):
+        """Makes the machine's wall clock wrong and its resolver fail, for this daemon and from
+        now on; the first time it must be called before the mount."""
+        path = self.folder / "shim"
+        self.more_environment |= {"LD_PRELOAD": str(tools.shim()), "DORMOUSE_SHIM": str(path)}
+        with path.open("r+b" if path.exists() else "wb") as file:
+            file.write(struct.pack("<qq", skew_secs, names_fail))
 
     def command(self, *words, **how):
         how.setdefault("timeout", 300)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import common
 import tools
@@ -15,25 +16,63 @@ WRITERS = 3
 class Load:
     """Some writers, each in its own directory with its own log and history."""
 
-    def __init__(self, bed, workspace, name, writers=WRITERS):
+    def __init__(self, bed, workspace, name, writers=WRITERS, seconds_max=None, stops=False):
+        """With `seconds_max` the writers outlive a store that misbehaves (see writer.py)."""
         self.bed, self.workspace, self.name = bed, workspace, name
         self.seeds = [f"{bed.seed}-{number}" for number in range(writers)]
         self.folders = [workspace.path / name / f"w{number}" for number in range(writers)]
         self.logs = [bed.folder / f"{name}-w{number}.log" for number in range(writers)]
+        self.seconds_max = "-" if seconds_max is None else str(seconds_max)
         self.children, self.was_checked = [], False
+        #: Where it exists, writers stop by themselves; before that no call may fail.
+        self.sign = bed.folder / f"{name}.stop" if stops else None
 
     def start(self):
+        if self.sign:
+            self.sign.unlink(missing_ok=True)
         for folder, log, seed in zip(self.folders, self.logs, self.seeds):
             folder.mkdir(parents=True)
             log.unlink(missing_ok=True)
             self.children.append(subprocess.Popen(
-                [sys.executable, "-B", tools.HERE / "writer.py", folder, log, seed],
+                [sys.executable, "-B", tools.HERE / "writer.py", folder, log, seed,
+                 self.seconds_max, *([self.sign] if self.sign else [])],
                 env=common.ENVIRONMENT, stdin=subprocess.DEVNULL))
         return self
 
     def kill(self):
         for child in self.children:
             child.kill()
+
+    def require_alive(self):
+        for child, log in zip(self.children, self.logs):
+            if child.poll() is not None:
+                last = log.read_text().splitlines()[-1:] if log.exists() else []
+                raise Failed(f"a writer has ended: {last}")
+
+    def stop(self):
+        """Has the writers stop after the call that they are at."""
+        self.require_alive()
+        self.sign.touch()
+        self.wait()
+
+    def longest_pause(self):
+        """The longest time from one call's return to the next one's, seconds."""
+        found = [0.0]
+        for times, _ in self.read_logs():
+            found += [after - before for before, after in zip(times[1:], times[2:])]
+        return max(found)
+
+    def check_whole(self, what):
+        """Each writer's directory must be what its whole history makes."""
+        for folder, seed, (times, _) in zip(self.folders, self.seeds, self.read_logs()):
+            done = len(times) - 1
+            prefix, wrong = find_prefix(seed, picture_of(folder), done, done)
+            if prefix is None:
+                raise Failed(f"{what}: {folder} is not the state after all {done} operations of "
+                             f"seed {seed}:\n{told(wrong)}")
+            if not self.was_checked:
+                self.bed.count(done)
+        self.was_checked = True
 
     def wait(self):
         """For writers whose daemon is gone: they end by themselves, in time."""
@@ -57,11 +96,18 @@ class Load:
                 fields = line.split()
                 if fields[0] == "end":
                     break
+                if fields[0] == "again":
+                    continue
                 times.append(float(fields[1]))
                 if len(fields) == 3:
                     fsyncs.append(float(fields[2]))
             found.append((times, fsyncs))
         return found
+
+    def refused(self):
+        """Calls that were tried again, by error."""
+        lines = [line for log in self.logs if log.exists() for line in log.read_text().splitlines()]
+        return Counter(line.split()[3] for line in lines if line.startswith("again "))
 
     def newest_fsync(self):
         """When the newest acknowledged fsync was begun: everything that any writer had done by
@@ -83,16 +129,19 @@ class Load:
             found = picture_of(folder) if folder.is_dir() else {}
             prefix, wrong = find_prefix(self.seeds[number], found, least, most)
             if prefix is None:
-                told = "\n".join(f"  {path}: wanted {str(wanted)[:120]}, found {str(seen)[:120]}"
-                                 for path, (wanted, seen) in list(wrong.items())[:12])
                 raise Failed(f"{what}: {folder} is no state between operation {least} (safe) and "
-                             f"{most} of seed {self.seeds[number]}; against {least}:\n{told}")
+                             f"{most} of seed {self.seeds[number]}; against {least}:\n{told(wrong)}")
             missing += max(0, most - 1 - prefix)
             checked += prefix
         if not self.was_checked:
             self.bed.count(checked)
         self.was_checked = True
         return missing
+
+
+def told(wrong):
+    return "\n".join(f"  {path}: wanted {str(wanted)[:120]}, found {str(seen)[:120]}"
+                     for path, (wanted, seen) in list(wrong.items())[:12])
 
 
 def check_counts(workspace):

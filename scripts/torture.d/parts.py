@@ -1,12 +1,14 @@
 """The parts, in the order in which they run."""
 
 import crashes
+import faults
 import fuzz
 import installs
 import model
 import postgres
 import power
 import programs
+import replace
 import suites
 import takeover
 from bed import Part
@@ -23,6 +25,10 @@ PARTS = {part.name: part for part in [
          power.rounds),
     Part("takeover", "two writers: a daemon is stopped, another takes over, the first goes on",
          takeover.rounds),
+    Part("faults", "a store that misbehaves: every fault of the proxy before a real server",
+         faults.rounds),
+    Part("replace", "the daemon is killed or upgraded under a live mount: every call goes on, once",
+         replace.rounds),
     Part("locks", "flock, POSIX and OFD locks between processes: as on ext4", programs.locks),
     Part("sqlite", "SQLite: 5 journal modes x 2 synchronous levels, 4 processes at once",
          programs.sqlite),

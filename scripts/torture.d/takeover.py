@@ -1,13 +1,16 @@
 """Two daemons on one workspace: one is stopped beyond its lease, another takes over, the first
 goes on."""
 
+import contextlib
 import signal
 import subprocess
 import time
+from collections import Counter
 
 import common
 from bed import Workspace
 from common import Failed, remove
+from faults import Store
 from load import Load
 
 #: The shortest that the product allows.
@@ -15,22 +18,58 @@ LEASE_SECS = 10
 FLAGS = ("--lease-ttl", f"{LEASE_SECS}s", "--checkpoint-interval", "0")
 
 
+#: Hours that a machine's clock may be wrong.
+SKEW_HOURS_MAX = 48
+
+
 def rounds(bed):
-    """Every second round waits for the lease to expire; the others say --steal."""
-    steals = 0
-    for _ in bed.rounds(2, 100):
-        steal = bed.random("steal").random() < 0.5 if not bed.quick else bed.done_rounds % 2 == 1
-        steals += steal
-        folder = bed.folder / "round"
-        first = Workspace(bed, folder / "a", store=folder / "store")
-        second = Workspace(bed, folder / "b", store=folder / "store")
-        try:
-            takeover(bed, first, second, steal)
-        finally:
-            first.stop()
-            second.stop()
-        remove(folder)
-    bed.note(f"{steals} takeovers by --steal, the others after the lease had expired")
+    """Every second round waits for the lease to expire; the others say --steal. In most of them the
+    machines' clocks are wrong, in some the store is on S3, behind a line that loses answers."""
+    figures = Counter()
+    with contextlib.ExitStack() as stack:
+        store = None
+        for number, _ in enumerate(bed.rounds(2, 100)):
+            chance = bed.random("kind")
+            steal = number % 2 == 1 if bed.quick else chance.random() < 0.5
+            on_s3 = number % 2 == 1 if bed.quick else chance.random() < 0.4
+            skewed = bed.quick or chance.random() < 0.7
+            if on_s3 and not store:
+                store = stack.enter_context(Store(bed))
+            folder = bed.folder / "round"
+            machines = [machine(bed, folder, name, store if on_s3 else None, skewed)
+                        for name in ("a", "b")]
+            # On a sound line: its probe of the conditions is a race that one must be told to win.
+            machines[0].command("init")
+            if on_s3:
+                lose_answers(store, bed)
+            try:
+                takeover(bed, *machines, steal)
+            finally:
+                if on_s3:
+                    store.line.faults([])
+                for one in machines:
+                    one.stop()
+            figures += Counter(steal=steal, on_s3=on_s3, skewed=skewed)
+            remove(folder)
+    bed.note(f"{figures['steal']} takeovers by --steal, the others after the lease had expired; "
+             f"{figures['on_s3']} on S3, {figures['skewed']} with wrong clocks")
+
+
+def machine(bed, folder, name, store, skewed):
+    """One of the two, with a clock of its own."""
+    env = store.environment(f"t{bed.seed}") if store else {}
+    one = Workspace(bed, folder / name, store=folder / "store", env=env)
+    if skewed:
+        secs = SKEW_HOURS_MAX * 3600
+        one.shim(skew_secs=bed.random("clock", name).randrange(-secs, secs))
+    return one
+
+
+def lose_answers(store, bed):
+    """Of the puts that the server carries out some have no answer, or are delivered again."""
+    faults = ("lost_answer", {"twice": {"later_millis": 0}}, {"twice": {"later_millis": 500}})
+    rules = [{"kinds": ["put"], "per_mille": 150, "fault": fault} for fault in faults]
+    store.line.faults(rules, bed.seed)
 
 
 def takeover(bed, first, second, steal):

@@ -122,6 +122,15 @@ def clean(folder):
     return len(left)
 
 
+def shim():
+    """The library that makes a daemon's clock and resolver wrong, compiled if need be."""
+    library, source = ROOT / "target" / "torture-tools" / "shim.so", HERE / "shim.c"
+    if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        common.run("cc", "-shared", "-fPIC", "-O2", "-Wall", "-o", library, source, "-ldl")
+    return library
+
+
 def exclusions(part):
     """Names that a part leaves out, with the reasons."""
     found = {}

@@ -1,9 +1,13 @@
 """A process that carries a history out in a directory and notes, outside of it, what was done.
 
-    writer.py FOLDER LOG SEED       ends when a system call fails: its daemon was killed
+    writer.py FOLDER LOG SEED -        ends when a system call fails: its daemon was killed
+    writer.py FOLDER LOG SEED - SIGN   ends when SIGN exists; before that no call may fail
+    writer.py FOLDER LOG SEED SECONDS  where the store misbehaves: tries again what fails for want
+                                       of it, and fails itself when a call takes longer
 
-Each line of the log is one call that has returned: its number, the monotonic time, and for an
-fsync the time when it was begun. One write per line, so that a line is whole or not there.
+Each line of the log that begins with a number is one call that has returned: its number, the
+monotonic time, and for an fsync the time when it was begun. One write per line, so that a line is
+whole or not there.
 """
 
 import errno
@@ -16,6 +20,12 @@ from history import History
 #: How the daemon's death, a fence or the end of the mount look from here.
 ENDS = {errno.ENOTCONN, errno.ECONNABORTED, errno.EROFS, errno.EIO, errno.ENODEV,
         errno.ECANCELED}
+
+#: What a call may meet while the store is away; it has changed nothing then.
+AGAIN = {errno.EIO, errno.ENOSPC, errno.EDQUOT}
+
+#: Pause before a call is tried again.
+AGAIN_SECS = 0.05
 
 
 class Writer:
@@ -93,21 +103,44 @@ class Writer:
 
 
 def main():
-    folder, log, seed = sys.argv[1], sys.argv[2], sys.argv[3]
+    folder, log, seed, limit, *sign = sys.argv[1:]
     os.umask(0o022)
     history, writer = History(seed), Writer(folder)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    while True:
+    seconds_max = None if limit == "-" else float(limit)
+    while not (sign and os.path.exists(sign[0])):
         kind, arguments = history.next()
-        begun = time.monotonic()
-        try:
-            writer.do(kind, arguments)
-        except OSError as error:
-            line = f"end {history.number} {kind} {errno.errorcode.get(error.errno, error.errno)}\n"
-            os.write(descriptor, line.encode())
-            return 0 if error.errno in ENDS else 1
+        while True:
+            begun = time.monotonic()
+            error = attempt(writer, kind, arguments)
+            seconds = time.monotonic() - begun
+            if seconds_max and seconds > seconds_max:
+                note(descriptor, f"end {history.number} {kind} took {seconds:.1f} s")
+                return 1
+            if not error:
+                break
+            told = f"{history.number} {kind} {errno.errorcode.get(error, error)} {seconds:.3f}"
+            if not seconds_max or error not in AGAIN:
+                note(descriptor, f"end {told}")
+                return 0 if error in ENDS and not sign else 1
+            note(descriptor, f"again {told}")
+            time.sleep(AGAIN_SECS)
         fsynced = f" {begun:.6f}" if kind == "fsync" else ""
-        os.write(descriptor, f"{history.number} {time.monotonic():.6f}{fsynced}\n".encode())
+        note(descriptor, f"{history.number} {time.monotonic():.6f}{fsynced}")
+    return 0
+
+
+def attempt(writer, kind, arguments):
+    """Carries an operation out; the number of the error that it met, or none."""
+    try:
+        writer.do(kind, arguments)
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def note(descriptor, line):
+    os.write(descriptor, f"{line}\n".encode())
 
 
 if __name__ == "__main__":

@@ -179,6 +179,13 @@ pub struct TuningArgs {
     #[arg(help_heading = "Mount")]
     pub transport: Option<TransportArg>,
 
+    /// Whether the mount outlives a daemon that dies or is replaced (`upgrade`): a small process
+    /// holds it meanwhile, and programs inside see a pause. `auto`: wherever requests come by
+    /// /dev/fuse; `on`: always, so never by io_uring; `off`: never. Default: auto.
+    #[arg(long, value_name = "WHEN", env = "DORMOUSE_KEEPER", hide_env_values = true)]
+    #[arg(help_heading = "Mount")]
+    pub keeper: Option<KeeperArg>,
+
     /// Most bytes of the hot set: what was read first after a mount, and written last before a
     /// hibernation, is remembered, and fetched in the background after the next mount. 0: off.
     /// Default: 64M.
@@ -239,6 +246,19 @@ pub enum SchedulingArg {
     Plain,
 }
 
+/// Whether a mount outlives its daemon.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeeperArg {
+    /// Where requests come by /dev/fuse and the kernel can send them again (Linux 6.9).
+    #[default]
+    Auto,
+    /// Always; not by io_uring.
+    On,
+    /// Never.
+    Off,
+}
+
 /// Where writes go first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -267,6 +287,9 @@ pub enum CommandArgs {
     /// Unmount if nothing is in use, and hibernate
     #[command(visible_alias = "umount", after_help = help::UNMOUNT)]
     Unmount(UnmountArgs),
+    /// Replace the daemon of a mount by another version, while programs go on
+    #[command(after_help = help::UPGRADE)]
+    Upgrade(UpgradeArgs),
     /// Show mounts: what is not in the store yet, cache, lease, requests
     #[command(after_help = help::STATUS)]
     Status(StatusArgs),
@@ -397,6 +420,18 @@ pub struct UnmountArgs {
     pub timeout: Option<Span>,
 }
 
+/// `upgrade`.
+#[derive(Debug, Clone, Args)]
+pub struct UpgradeArgs {
+    /// A mountpoint, or the name of a workspace mounted on this machine.
+    #[arg(value_name = "PATH|NAME")]
+    pub target: String,
+
+    /// The program that is to take over. Default: the one that runs this command.
+    #[arg(long, value_name = "FILE")]
+    pub binary: Option<PathBuf>,
+}
+
 /// `status`.
 #[derive(Debug, Clone, Args)]
 pub struct StatusArgs {
@@ -489,7 +524,7 @@ fill_from!(LogArgs: level, format);
 fill_from!(StoreArgs: url, endpoint, region, path_style, profile, timeout);
 fill_from!(
     TuningArgs: cache_dir, cache_root, cache_size, create, lease_ttl, checkpoint_interval,
-    max_unsynced_age, max_unsynced_bytes, upload_limit, settle_cpu, hot_set_size, transport,
+    max_unsynced_age, max_unsynced_bytes, upload_limit, settle_cpu, hot_set_size, transport, keeper,
     threads, scheduling, write_cache, allow_suid, allow_dev, allow_other, no_xattr,
 );
 

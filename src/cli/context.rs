@@ -8,7 +8,7 @@ use super::config::Config;
 use super::exit::{Code, Failure, Outcome};
 use super::paths;
 use super::settings::Environment;
-use crate::control::{Client, Liveness, Registration, Registry, process_start_ticks};
+use crate::control::{Client, Liveness, Registration, Registry};
 use crate::types::Clock;
 
 /// How long a daemon may take to say its status.
@@ -16,6 +16,9 @@ pub const STATUS_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long a daemon may take to end after its last word, and how often that is looked at.
 const END_DEADLINE: Duration = Duration::from_secs(20);
+/// How long another daemon may take to take over from one that died.
+const TAKE_OVER_DEADLINE: Duration = Duration::from_secs(60);
+
 const END_POLL: Duration = Duration::from_millis(5);
 
 /// The process's circumstances: what it was started with, read once.
@@ -48,6 +51,28 @@ impl Context {
     /// Finds the mount that a person means: a path if it has a slash or is a registered
     /// mountpoint, otherwise the name of a workspace.
     pub fn find(&self, text: &str) -> Outcome<Target> {
+        let found = self.look_up(text)?;
+        let Target::Running(entry) = found else { return Ok(found) };
+        self.wait_for_daemon(entry)
+    }
+
+    /// Where a daemon has died and its keeper lives, another one is about to take the mount over.
+    fn wait_for_daemon(&self, entry: Registration) -> Outcome<Target> {
+        let mountpoint = entry.mountpoint.clone();
+        let until = self.clock.monotonic() + TAKE_OVER_DEADLINE;
+        let mut entry = entry;
+        while !entry.daemon().runs() && self.clock.monotonic() < until {
+            std::thread::sleep(END_POLL);
+            match self.registry.find(&mountpoint)? {
+                Some((next, Liveness::Running)) => entry = next,
+                Some(stale) => return Ok(Target::from(stale)),
+                None => return Ok(Target::Unknown),
+            }
+        }
+        Ok(Target::Running(entry))
+    }
+
+    fn look_up(&self, text: &str) -> Outcome<Target> {
         let path = paths::absolute(Path::new(text), &self.env)?;
         if let Some(found) = self.registry.find(&path)? {
             return Ok(Target::from(found));
@@ -106,11 +131,11 @@ impl Context {
         ))
     }
 
-    /// Waits until the process of a daemon that has said its last word is gone, so that its
+    /// Waits until the process of a daemon that has said its last word is gone, and its keeper's, so that its
     /// cache directory and mountpoint can be used again.
     pub fn wait_gone(&self, entry: &Registration) -> Outcome {
         let until = self.clock.monotonic() + END_DEADLINE;
-        while process_start_ticks(entry.pid) == Some(entry.start_ticks) {
+        while entry.daemon().runs() || entry.keeper.is_some_and(|keeper| keeper.runs()) {
             if self.clock.monotonic() >= until {
                 return Err(Failure::internal(format!(
                     "everything is done, but the daemon (process {}) does not end",

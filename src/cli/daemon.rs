@@ -14,15 +14,16 @@ use super::args::LogArgs;
 use super::context::Context;
 use super::exit::{Failure, Outcome};
 use super::facts::{self, MountFacts};
+use super::keeper::{Estate, Inheritance, Keeper, Signals};
 use super::leave::{self, Leaving};
 use super::logging::{self, Log};
-use super::settings::MountSettings;
+use super::settings::{MountSettings, View};
 use super::signals;
 use super::spawn::Report;
-use super::wiring;
-use crate::control::{self, Command, Event, Handlers, Registration, Server, process_start_ticks};
+use super::wiring::{self, Kept};
+use crate::control::{self, Command, Event, Handlers, Process, Registration, Server};
 use crate::fuse::Mounted;
-use crate::types::Clock;
+use crate::types::{Clock, ConnectionId};
 use crate::workspace::Workspace;
 
 /// Wishes waiting while one is carried out; more are refused.
@@ -55,19 +56,31 @@ pub struct Daemon {
     pub clock: Arc<dyn Clock>,
     /// What is waited for.
     pub wishes: Receiver<Wish>,
+    /// The process that holds the mount when this one dies.
+    pub keeper: Option<Keeper>,
+    /// What was taken over from the daemon before.
+    inherited: Option<Estate>,
     started: Duration,
     /// A signal broke a seal off: the daemon ends.
     interrupted: AtomicBool,
 }
 
-/// Starts the daemon in this process and returns when it has left.
-pub fn run(context: &Context, settings: MountSettings, log: &LogArgs) -> Outcome {
+/// Starts the daemon in this process and returns when it has left. `kept` are the descriptors that
+/// its keeper left to it.
+pub fn run(
+    context: &Context,
+    settings: MountSettings,
+    log: &LogArgs,
+    kept: Option<&str>,
+) -> Outcome {
     // Before any other thread exists.
     let set = signals::block()?;
+    // Before anything else is opened.
+    let kept = kept.map(Keeper::of_this_process).transpose()?;
     raise_open_files_max();
     let in_background = context.env.ready_on_stdout;
     let mut report = if in_background { Report::detach()? } else { Report::to_nobody() };
-    let outcome = start_and_serve(context, settings, log, set, &mut report);
+    let outcome = start_and_serve(context, (settings, kept), log, set, &mut report);
     match outcome {
         Err(failure) if report.failed(&failure) => Err(failure.said()),
         outcome => outcome,
@@ -87,7 +100,7 @@ fn raise_open_files_max() {
 
 fn start_and_serve(
     context: &Context,
-    settings: MountSettings,
+    (settings, kept): (MountSettings, Option<(Keeper, Option<Inheritance>)>),
     log: &LogArgs,
     set: nix::sys::signal::SigSet,
     report: &mut Report,
@@ -100,7 +113,17 @@ fn start_and_serve(
         }
     };
     let (wish, wishes) = crossbeam_channel::bounded(WISHES_MAX);
-    let daemon = Arc::new(start(context, settings, early.as_ref(), wishes)?);
+    let (keeper, inheritance) = kept.unzip();
+    let inheritance = inheritance.flatten();
+    let heir = Heir { keeper, inheritance };
+    let takes_over = heir.inheritance.is_some();
+    let started = start(context, (settings, heir), early.as_ref(), wishes);
+    let daemon = Arc::new(started.inspect_err(|failure| {
+        if takes_over {
+            // Nobody waits for this process to say so.
+            tracing::error!(code = failure.code.number(), "can't take the mount over: {failure}");
+        }
+    })?);
     listen(&daemon, set, &wish)?;
     let server = match publish(context, &daemon, wish) {
         Ok(server) => server,
@@ -111,6 +134,9 @@ fn start_and_serve(
         return Err(leave::undo(&daemon, failure));
     }
     let left = leave::serve(&daemon);
+    if left.is_handed_over {
+        leave::hand_over(left, server, LAST_ANSWERS);
+    }
     // The entry first: whoever reads the last answer finds nothing mounted here.
     withdraw(context, &daemon);
     let outcome = left.tell();
@@ -122,13 +148,39 @@ fn start_and_serve(
     outcome
 }
 
-/// Resumes and mounts.
+/// Who keeps the mount, and what there is to take over.
+#[derive(Debug)]
+struct Heir {
+    keeper: Option<Keeper>,
+    inheritance: Option<Inheritance>,
+}
+
+/// Takes over as what the mount was made: what a flag may do once must not be done again.
+fn as_inherited(settings: &mut MountSettings, estate: &Estate) {
+    let workspace = &mut settings.workspace;
+    (workspace.create, workspace.steal, workspace.discard_local) = (false, false, false);
+    workspace.cache_dir.clone_from(&estate.cache_dir);
+    settings.mountpoint.clone_from(&estate.connection.mountpoint);
+    if settings.workspace.read_only() {
+        // What the first daemon showed is known in the cache directory.
+        settings.workspace.view = View::Newest;
+    }
+}
+
+/// Resumes, and mounts or takes over.
 fn start(
     context: &Context,
-    settings: MountSettings,
+    (mut settings, heir): (MountSettings, Heir),
     early: Option<&Log>,
     wishes: Receiver<Wish>,
 ) -> Outcome<Daemon> {
+    let inherited = heir.inheritance.as_ref().map(|it| it.estate.clone());
+    if let Some(estate) = &inherited {
+        as_inherited(&mut settings, estate);
+        if let Some(log) = early {
+            logging::redirect(log, &estate.cache_dir)?;
+        }
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         workspace = %settings.workspace.name,
@@ -136,43 +188,84 @@ fn start(
         mountpoint = %settings.mountpoint.display(),
         cache_dir = %settings.workspace.cache_dir.display(),
         cache_bytes = settings.workspace.cache_bytes,
+        takes_over = inherited.is_some(),
         "starting"
     );
     let clock = Arc::clone(&context.clock);
     let started = clock.monotonic();
-    let workspace = Arc::new(wiring::resume(context, &settings.workspace)?);
+    let connection = heir.inheritance.as_ref().map(|it| ConnectionId(it.estate.connection.id));
+    let kept = Kept { is_kept: heir.keeper.is_some(), connection };
+    let workspace = Arc::new(wiring::resume(context, &settings.workspace, kept)?);
     // The directory is known to be ours only now.
-    if let Some(log) = early
-        && let Err(failure) = redirect(log, &settings.workspace.cache_dir)
+    if let (Some(log), None) = (early, &inherited)
+        && let Err(failure) = logging::redirect(log, &settings.workspace.cache_dir)
     {
         return Err(leave::close_after(&workspace, failure));
     }
-    match wiring::mount(&workspace, &settings, Arc::clone(&clock)) {
-        Ok(mounted) => {
-            let mounted = Arc::new(mounted);
-            let interrupted = AtomicBool::new(false);
-            Ok(Daemon { workspace, mounted, settings, clock, wishes, started, interrupted })
-        }
-        Err(failure) => Err(leave::abandon(&workspace, &settings, failure)),
+    let Heir { keeper, inheritance } = heir;
+    let mounted = match inheritance {
+        Some(inheritance) => wiring::adopt(&workspace, &settings, Arc::clone(&clock), inheritance)
+            // What was written before is to be taken up by the next mount, with its lease.
+            .map_err(|failure| leave::close_after(&workspace, failure))?,
+        None => wiring::mount(&workspace, &settings, Arc::clone(&clock), keeper.is_some())
+            .map_err(|failure| leave::abandon(&workspace, &settings, failure))?,
+    };
+    let daemon = Daemon {
+        workspace,
+        mounted: Arc::new(mounted),
+        settings,
+        clock,
+        wishes,
+        keeper,
+        inherited,
+        started,
+        interrupted: AtomicBool::new(false),
+    };
+    match daemon.inherited.is_some() {
+        true => Ok(daemon),
+        false => match leave_to_keeper(&daemon) {
+            Ok(()) => Ok(daemon),
+            Err(failure) => Err(leave::undo(&daemon, failure)),
+        },
     }
 }
 
-/// The log goes to the cache directory, and so does what libraries print.
-fn redirect(log: &Log, dir: &std::path::Path) -> Outcome {
-    let path = log.move_to(dir)?;
-    let failed = |error: std::io::Error| Failure::internal(format!("standard error: {error}"));
-    let file = std::fs::OpenOptions::new().append(true).open(path).map_err(failed)?;
-    nix::unistd::dup2_stderr(&file).map_err(|error| failed(error.into()))
+/// Gives the keeper what another daemon needs, where one may take over.
+fn leave_to_keeper(daemon: &Daemon) -> Outcome {
+    let Some(keeper) = &daemon.keeper else { return Ok(()) };
+    let connection = daemon.mounted.bequest();
+    let connection =
+        connection.map_err(|error| Failure::internal(format!("/dev/fuse: {error}")))?;
+    let Some((connection, device)) = connection else { return Ok(()) };
+    let estate = Estate {
+        connection: connection.clone(),
+        cache_dir: daemon.settings.workspace.cache_dir.clone(),
+        adoptions: 0,
+        failed_upgrade: None,
+    };
+    keeper.mounted(estate, &device)
 }
 
 /// Threads that turn signals and an unmount from outside into wishes.
 fn listen(daemon: &Arc<Daemon>, set: nix::sys::signal::SigSet, wish: &Sender<Wish>) -> Outcome {
-    let send = wish.clone();
+    let counted = Arc::new(Signals::default());
+    let (send, count) = (wish.clone(), Arc::clone(&counted));
     signals::listen(set, move |signal| {
         tracing::info!(%signal, "signal");
-        // A full queue holds signals already.
-        drop(send.try_send(Wish::Signal));
+        if count.one() {
+            // A full queue holds signals already.
+            drop(send.try_send(Wish::Signal));
+        }
     })?;
+    if let Some(keeper) = &daemon.keeper {
+        let send = wish.clone();
+        keeper.listen(move |count| {
+            tracing::info!(count, "the keeper was signalled");
+            if counted.keepers(count) {
+                drop(send.try_send(Wish::Signal));
+            }
+        })?;
+    }
     let (mounted, send) = (Arc::clone(&daemon.mounted), wish.clone());
     let wait = move || {
         mounted.wait();
@@ -189,13 +282,13 @@ fn publish(context: &Context, daemon: &Arc<Daemon>, wish: Sender<Wish>) -> Outco
     context.registry.prepare()?;
     let server = control::serve(&socket, handlers(daemon, wish))
         .map_err(|error| Failure::internal(format!("{}: {error}", socket.display())))?;
-    let pid = std::process::id();
-    let start_ticks = process_start_ticks(pid)
+    let own = Process::with_pid(std::process::id())
         .ok_or_else(|| Failure::internal("/proc is not mounted: it is needed"))?;
+    let keeper = daemon.keeper.as_ref().filter(|keeper| keeper.holds());
     context.registry.register(&Registration {
         mountpoint: settings.mountpoint.clone(),
-        pid,
-        start_ticks,
+        pid: own.pid,
+        start_ticks: own.start_ticks,
         socket,
         workspace: settings.workspace.name.to_string(),
         cache_dir: settings.workspace.cache_dir.clone(),
@@ -203,6 +296,7 @@ fn publish(context: &Context, daemon: &Arc<Daemon>, wish: Sender<Wish>) -> Outco
         store_flags: settings.workspace.store.to_flags(),
         read_only: settings.workspace.read_only(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        keeper: keeper.and_then(|keeper| keeper.pid()).and_then(Process::with_pid),
     })?;
     Ok(server)
 }
@@ -218,19 +312,26 @@ fn say_ready(daemon: &Daemon, report: &mut Report) -> Outcome {
     report.ready(&facts)?;
     let settings = &daemon.settings;
     let status = format!("{} at {}", settings.workspace.name, settings.mountpoint.display());
-    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    daemon.notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    if let Some(keeper) = &daemon.keeper {
+        keeper.ready();
+    }
     tracing::info!("ready");
     Ok(())
 }
 
-/// Tells a supervisor. Without one this does nothing.
-pub fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "the service manager could not be told");
-    }
-}
-
 impl Daemon {
+    /// Tells a supervisor. Without one this does nothing.
+    pub fn notify(&self, states: &[NotifyState<'_>]) {
+        if let Some(keeper) = &self.keeper {
+            let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
+            return keeper.notify(lines.join("\n"));
+        }
+        if let Err(error) = sd_notify::notify(states) {
+            tracing::warn!(%error, "the service manager could not be told");
+        }
+    }
+
     /// Whether a signal broke a seal off.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
@@ -249,6 +350,9 @@ impl Daemon {
         MountFacts {
             mountpoint: settings.mountpoint.clone(),
             pid: std::process::id(),
+            keeper_pid: self.keeper.as_ref().filter(|it| it.holds()).and_then(Keeper::pid),
+            adoptions: self.inherited.as_ref().map_or(0, |estate| estate.adoptions),
+            failed_upgrade: self.inherited.as_ref().and_then(|it| it.failed_upgrade.clone()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             store_url: settings.workspace.store.url.to_string(),
             cache_dir: PathBuf::from(&settings.workspace.cache_dir),

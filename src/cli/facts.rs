@@ -14,6 +14,15 @@ pub struct MountFacts {
     pub mountpoint: PathBuf,
     /// The daemon's process number.
     pub pid: u32,
+    /// The keeper's process number, where the mount outlives its daemon.
+    #[serde(default)]
+    pub keeper_pid: Option<u32>,
+    /// How often another daemon took the mount over.
+    #[serde(default)]
+    pub adoptions: u32,
+    /// Why the last upgrade did not take place.
+    #[serde(default)]
+    pub failed_upgrade: Option<String>,
     /// Version of the daemon.
     pub version: String,
     /// The store's address.
@@ -45,6 +54,7 @@ pub fn metrics(facts: &MountFacts) -> Facts {
     let ahead = &status.ahead;
     let samples = vec![
         gauge("uptime_seconds", "Time since the mount", facts.uptime_secs),
+        counter("adoptions", "Times that another daemon took over", u64::from(facts.adoptions)),
         gauge("fenced", "1 after another writer took over", u64::from(status.fenced.is_some())),
         gauge("inodes", "Files, directories and other inodes", status.inodes),
         gauge("content_bytes", "Sum of file sizes", status.bytes),

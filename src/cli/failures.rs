@@ -107,6 +107,8 @@ impl From<FuseError> for Failure {
             FuseError::NoDevice(_) => failure(Code::CannotMount)
                 .hint("a container needs --device /dev/fuse --cap-add SYS_ADMIN"),
             FuseError::NoUring(_) => failure(Code::CannotMount),
+            FuseError::Ended(_) => failure(Code::NotFound),
+            FuseError::NoResend => failure(Code::CannotMount),
             FuseError::NoHelper | FuseError::NotPermitted { .. } | FuseError::Refused { .. } => {
                 failure(Code::CannotMount)
             }

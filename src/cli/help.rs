@@ -83,6 +83,16 @@ Examples:
 Writers go on meanwhile; the snapshot holds a state that existed at one instant. The daemon also
 does this by itself (`mount --checkpoint-interval`).";
 
+pub const UPGRADE: &str = "\
+Examples:
+  dormouse upgrade /workspace                       # by the version that is installed now
+  dormouse upgrade --binary ./dormouse /workspace
+
+The daemon finishes what it has in hand and ends; the new one takes the mount over. Open files,
+working directories, mappings and locks stay; calls made meanwhile wait. If the new one does not
+come up, the old one is started again and the exit code is 1. Needs a mount with a keeper (see
+`mount --keeper`): not by io_uring.";
+
 pub const UNMOUNT: &str = "\
 Examples:
   dormouse unmount /workspace                 # refuses with exit code 8 while files are in use

@@ -19,11 +19,12 @@ use crossbeam_channel::Sender;
 use sd_notify::NotifyState;
 use serde_json::Value;
 
-use super::daemon::{Daemon, Wish, notify};
+use super::daemon::{Daemon, Wish};
 use super::exit::{Code, Failure, Outcome};
+use super::keeper::HANDED_OVER;
 use super::output::phase_name;
 use super::settings::MountSettings;
-use crate::control::{Command, Event};
+use crate::control::{Command, Event, Server};
 use crate::fuse::{FuseError, Mounted};
 use crate::workspace::{ProgressView, Receipt, Workspace};
 
@@ -43,6 +44,8 @@ pub struct Leaving {
     pub answer: Option<(Sender<Event>, Event)>,
     /// The process's own outcome.
     pub outcome: Outcome,
+    /// Another program takes the mount over, which stays.
+    pub is_handed_over: bool,
 }
 
 /// Waits for wishes until one of them ends the daemon.
@@ -50,7 +53,7 @@ pub fn serve(daemon: &Daemon) -> Leaving {
     loop {
         let Ok(wish) = daemon.wishes.recv() else {
             let failure = Failure::internal("nobody can tell the daemon anything any more");
-            return Leaving { answer: None, outcome: Err(undo(daemon, failure)) };
+            return quiet(Err(undo(daemon, failure)));
         };
         let left = match wish {
             Wish::Signal => Some(on_signal(daemon)),
@@ -64,7 +67,7 @@ pub fn serve(daemon: &Daemon) -> Leaving {
 }
 
 fn quiet(sealed: Outcome<Value>) -> Leaving {
-    Leaving { answer: None, outcome: sealed.map(drop) }
+    Leaving { answer: None, outcome: sealed.map(drop), is_handed_over: false }
 }
 
 /// Carries a command out; gives the end if there is one.
@@ -80,6 +83,16 @@ fn on_command(daemon: &Daemon, command: &Command, events: Sender<Event>) -> Opti
             evict(daemon, &mut tell);
             return None;
         }
+        Command::Upgrade { binary } => match upgrade(daemon, binary) {
+            Ok(receipt) => {
+                let answer = Some((events, Event::Done { receipt }));
+                return Some(Leaving { answer, outcome: Ok(()), is_handed_over: true });
+            }
+            Err(failure) => {
+                refuse(&failure);
+                return None;
+            }
+        },
         Command::Hibernate { timeout_secs } => match hibernate(daemon, *timeout_secs, &mut tell) {
             Ok(receipt) => Ok(receipt),
             Err(failure) if daemon.mounted.has_ended() => Err(failure),
@@ -105,7 +118,42 @@ fn on_command(daemon: &Daemon, command: &Command, events: Sender<Event>) -> Opti
         Ok(receipt) => (Event::Done { receipt }, Ok(())),
         Err(failure) => (Event::Failed(failure.to_refusal()), Err(failure)),
     };
-    Some(Leaving { answer: Some((events, event)), outcome })
+    Some(Leaving { answer: Some((events, event)), outcome, is_handed_over: false })
+}
+
+/// Gets ready to end, for another program to take the mount over: what was begun is finished,
+/// what comes now waits for the next daemon.
+fn upgrade(daemon: &Daemon, binary: &Path) -> Outcome<Value> {
+    let keeper = daemon.keeper.as_ref().filter(|keeper| keeper.holds()).ok_or_else(|| {
+        let mountpoint = daemon.settings.mountpoint.display();
+        let how = daemon.mounted.transport();
+        Failure::usage(format!("the mount at {mountpoint} ends with its daemon (transport {how})"))
+            .hint(
+                "only a mount by /dev/fuse with a keeper can be upgraded (`mount --transport dev`, \
+                 not `--keeper off`): hibernate and mount it again",
+            )
+    })?;
+    tracing::info!(binary = %binary.display(), "handing over to another program");
+    keeper.hand_over(binary.to_owned())?;
+    daemon.workspace.fs().freeze();
+    daemon.mounted.hold();
+    // What could not be closed is recovered, as after a crash.
+    if let Err(error) = daemon.workspace.close() {
+        tracing::warn!(%error, "closing the local data");
+    }
+    Ok(serde_json::json!({
+        "pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
+    }))
+}
+
+/// Ends this process and leaves the mount alone. The registry's entry stays: the keeper lives.
+pub fn hand_over(left: Leaving, server: Server, deadline: Duration) -> ! {
+    drop(left.tell());
+    server.finish(deadline);
+    tracing::info!("ended, for another program");
+    // SAFETY: ends the process; nothing is to be destroyed that threads may still use.
+    unsafe { libc::_exit(HANDED_OVER) }
 }
 
 /// Seals a restore point beside everything else.
@@ -187,7 +235,7 @@ fn take_away(mounted: &Mounted) {
 
 /// A signal: leave, whoever is inside; a seal if the store can be reached.
 fn on_signal(daemon: &Daemon) -> Leaving {
-    notify(&[NotifyState::Stopping, NotifyState::Status("hibernating")]);
+    daemon.notify(&[NotifyState::Stopping, NotifyState::Status("hibernating")]);
     match daemon.mounted.unmount(false) {
         Ok(()) => quiet(seal_and_close(daemon, None, &mut |_| {})),
         Err(error) => {
@@ -234,7 +282,7 @@ fn seal(
     let sealed = daemon.workspace.hibernate(until, &mut |view: &ProgressView| {
         report(Event::Progress(*view));
         if told.replace(view.phase) != Some(view.phase) {
-            notify(&[NotifyState::Status(phase_name(view.phase))]);
+            daemon.notify(&[NotifyState::Status(phase_name(view.phase))]);
         }
         if !daemon.is_interrupted() && was_signalled(daemon) {
             daemon.interrupt();

@@ -99,6 +99,14 @@ impl Log {
     }
 }
 
+/// The log goes to the cache directory, and so does what libraries print.
+pub fn redirect(log: &Log, dir: &Path) -> Outcome {
+    let path = log.move_to(dir)?;
+    let failed = |error: std::io::Error| Failure::internal(format!("standard error: {error}"));
+    let file = OpenOptions::new().append(true).open(path).map_err(failed)?;
+    nix::unistd::dup2_stderr(&file).map_err(|error| failed(error.into()))
+}
+
 /// A file that is set aside when it is full.
 #[derive(Debug)]
 struct RotatingFile {

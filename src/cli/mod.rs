@@ -14,6 +14,7 @@ mod exit;
 mod facts;
 mod failures;
 mod help;
+mod keeper;
 mod leave;
 mod logging;
 mod mount_helper;
@@ -97,6 +98,7 @@ fn run(cli: Cli, line: &[OsString]) -> Outcome {
         CommandArgs::Hibernate(args) => commands::hibernate(&context, args),
         CommandArgs::Checkpoint(args) => commands::checkpoint(&context, &args),
         CommandArgs::Unmount(args) => commands::unmount(&context, &args),
+        CommandArgs::Upgrade(args) => commands::upgrade(&context, &args),
         CommandArgs::Status(args) => commands::status(&context, &args),
         CommandArgs::Workspaces(args) => commands::workspaces(&context, args),
         CommandArgs::Snapshots(args) => commands::snapshots(&context, args),

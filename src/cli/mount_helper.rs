@@ -13,7 +13,7 @@ const NAMES: [&str; 4] =
     ["mount.dormouse", "mount.fuse.dormouse", "mount.fuse3.dormouse", "mount.fuse.dormouse3"];
 
 /// Options that are `dormouse mount`'s flags of the same name with a value.
-const WITH_VALUE: [&str; 27] = [
+const WITH_VALUE: [&str; 28] = [
     "store",
     "endpoint",
     "region",
@@ -30,6 +30,7 @@ const WITH_VALUE: [&str; 27] = [
     "upload-limit",
     "settle-cpu",
     "transport",
+    "keeper",
     "hot-set-size",
     "threads",
     "scheduling",

@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::args::{MountArgs, SchedulingArg, StoreArgs, TransportArg, TuningArgs, WriteCacheArg};
+use super::args::{
+    KeeperArg, MountArgs, SchedulingArg, StoreArgs, TransportArg, TuningArgs, WriteCacheArg,
+};
 use super::config::Config;
 use super::exit::{Failure, Outcome};
+use super::keeper;
 use super::paths::{self, CacheUse};
 use crate::fuse::Scheduling;
 use crate::remote::{RemoteOptions, StoreUrl};
@@ -57,6 +60,10 @@ pub struct Environment {
     pub host: String,
     /// This is a daemon's process: how its start went is awaited on standard output.
     pub ready_on_stdout: bool,
+    /// Descriptors that a keeper left to this process, its daemon.
+    pub kept: Option<String>,
+    /// Descriptors that a keeper left to the program which replaced it.
+    pub keeper_state: Option<String>,
 }
 
 impl Environment {
@@ -70,6 +77,8 @@ impl Environment {
         let uid = nix::unistd::geteuid();
         Ok(Environment {
             ready_on_stdout: std::env::var_os(READY_ON_STDOUT).is_some(),
+            kept: std::env::var(keeper::KEPT).ok(),
+            keeper_state: std::env::var(keeper::KEEPER_STATE).ok(),
             is_root: uid.is_root(),
             may_allow_other: uid.is_root() || fuse_conf_allows_other(),
             uid: uid.as_raw(),
@@ -196,6 +205,8 @@ pub struct MountSettings {
     pub mountpoint: PathBuf,
     /// How the kernel's requests come.
     pub transport: TransportArg,
+    /// Whether it outlives its daemon.
+    pub keeper: KeeperArg,
     /// Threads that serve the kernel; none: one per core.
     pub threads: Option<usize>,
     /// How they are scheduled.
@@ -236,7 +247,8 @@ impl MountSettings {
         workspace.discard_local = args.discard_local;
         Ok(MountSettings {
             workspace,
-            transport: tuning.transport.unwrap_or_default(),
+            transport: transport(&tuning)?,
+            keeper: tuning.keeper.unwrap_or_default(),
             threads: threads(&tuning)?,
             scheduling: match tuning.scheduling {
                 Some(SchedulingArg::Plain) => Scheduling::Plain,
@@ -345,6 +357,18 @@ fn lease_ttl(tuning: &TuningArgs) -> Outcome<Duration> {
         Ok(ttl)
     } else {
         Err(Failure::usage("--lease-ttl must be between 10 seconds and 24 hours"))
+    }
+}
+
+/// A mount that must outlive its daemon does not use io_uring.
+fn transport(tuning: &TuningArgs) -> Outcome<TransportArg> {
+    match (tuning.transport.unwrap_or_default(), tuning.keeper.unwrap_or_default()) {
+        (TransportArg::Uring, KeeperArg::On) => {
+            let message = "--keeper on: a mount by io_uring ends with its daemon";
+            Err(Failure::usage(message).hint("use --transport dev, or --keeper auto"))
+        }
+        (TransportArg::Auto, KeeperArg::On) => Ok(TransportArg::Dev),
+        (transport, _) => Ok(transport),
     }
 }
 

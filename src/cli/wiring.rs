@@ -7,15 +7,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::args::TransportArg;
+use super::args::{KeeperArg, TransportArg};
 use super::context::Context;
 use super::exit::{Code, Failure, Outcome};
+use super::keeper::Inheritance;
 use super::settings::{MountSettings, StoreSettings, View, WorkspaceSettings};
 use crate::control::process_start_ticks;
-use crate::fuse::{self, MountOptions, Mounted, TransportChoice};
+use crate::fuse::{self, FuseError, MountOptions, Mounted, TransportChoice};
 use crate::local::LocalError;
 use crate::remote::Remote;
-use crate::types::Clock;
+use crate::types::{Clock, ConnectionId};
 use crate::workspace::{ResumeOptions, Store, Workspace, WorkspaceError};
 
 /// How long a killed owner of a cache directory may take to let go of it: its threads end one by
@@ -29,8 +30,17 @@ pub fn open_remote(context: &Context, settings: &StoreSettings) -> Outcome<Arc<R
     Ok(Remote::open(&settings.url, &settings.remote, clock)?)
 }
 
+/// How a mount outlives its daemon.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Kept {
+    /// Another daemon may take it over.
+    pub is_kept: bool,
+    /// It is taken over.
+    pub connection: Option<ConnectionId>,
+}
+
 /// Resumes the workspace: the lease is taken unless it is only looked at.
-pub fn resume(context: &Context, settings: &WorkspaceSettings) -> Outcome<Workspace> {
+pub fn resume(context: &Context, settings: &WorkspaceSettings, kept: Kept) -> Outcome<Workspace> {
     let remote = open_remote(context, &settings.store)?;
     make_private(&settings.cache_dir)?;
     let mut options = ResumeOptions::new(settings.name.clone(), settings.cache_dir.clone());
@@ -41,6 +51,8 @@ pub fn resume(context: &Context, settings: &WorkspaceSettings) -> Outcome<Worksp
     options.discard_local = settings.discard_local;
     options.root_owner = (context.env.uid, context.env.gid);
     options.fetch_timeout = settings.store.remote.deadline;
+    options.local.connection = kept.connection;
+    options.keeps_head = kept.is_kept;
     options.local.cache_bytes_max = settings.cache_bytes;
     options.upkeep.checkpoint_interval = settings.checkpoint_interval;
     options.upkeep.unsynced_bytes_max = settings.unsynced_bytes_max;
@@ -87,12 +99,55 @@ fn make_private(dir: &Path) -> Outcome {
     })
 }
 
-/// Mounts a resumed workspace; it is usable when this returns.
+/// Whether a mount gets a keeper.
+pub fn wants_keeper(settings: &MountSettings) -> bool {
+    match (settings.keeper, settings.transport) {
+        (KeeperArg::Off, _) | (KeeperArg::Auto, TransportArg::Uring) => false,
+        (KeeperArg::On, _) | (KeeperArg::Auto, TransportArg::Dev) => true,
+        (KeeperArg::Auto, TransportArg::Auto) => !fuse::offers_uring(&options(settings)),
+    }
+}
+
+/// Mounts a resumed workspace; it is usable when this returns. With `is_kept` another daemon may
+/// take it over, where the kernel can do that.
 pub fn mount(
     workspace: &Workspace,
     settings: &MountSettings,
     clock: Arc<dyn Clock>,
+    is_kept: bool,
 ) -> Outcome<Mounted> {
+    let mut options = options(settings);
+    options.keep = if is_kept { Some(draw_connection()?) } else { None };
+    match fuse::mount(workspace.fs(), &options, Arc::clone(&clock)) {
+        Err(FuseError::NoResend) if settings.keeper == KeeperArg::Auto => {
+            tracing::info!("this kernel can't send requests again: the mount ends with its daemon");
+            options.keep = None;
+            Ok(fuse::mount(workspace.fs(), &options, clock)?)
+        }
+        mounted => Ok(mounted?),
+    }
+}
+
+fn draw_connection() -> Outcome<ConnectionId> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Failure::internal(format!("drawing a random number: {error}")))?;
+    Ok(ConnectionId(u64::from_le_bytes(bytes)))
+}
+
+/// Takes over the mount of a daemon that died.
+pub fn adopt(
+    workspace: &Workspace,
+    settings: &MountSettings,
+    clock: Arc<dyn Clock>,
+    inheritance: Inheritance,
+) -> Outcome<Mounted> {
+    let Inheritance { estate, device } = inheritance;
+    let options = options(settings);
+    Ok(fuse::adopt(workspace.fs(), &options, clock, (&estate.connection, device))?)
+}
+
+fn options(settings: &MountSettings) -> MountOptions {
     let mut options = MountOptions::new(&settings.mountpoint, settings.workspace.name.as_str());
     options.read_only = settings.workspace.read_only();
     options.suid = settings.allow_suid;
@@ -108,5 +163,5 @@ pub fn mount(
     options.scheduling = settings.scheduling;
     options.writeback_cache = settings.writeback_cache;
     options.deadline = settings.workspace.store.remote.deadline;
-    Ok(fuse::mount(workspace.fs(), &options, clock)?)
+    options
 }

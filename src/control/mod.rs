@@ -14,6 +14,6 @@ mod wire;
 
 pub use client::{Client, ClientError};
 pub use metrics::{Facts, Sample, SampleKind, render};
-pub use registry::{Liveness, Registration, Registry, RegistryError, process_start_ticks};
+pub use registry::{Liveness, Process, Registration, Registry, RegistryError, process_start_ticks};
 pub use server::{Handlers, Server, serve};
 pub use wire::{Command, Event, Refusal};

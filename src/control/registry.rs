@@ -42,12 +42,46 @@ pub struct Registration {
     pub read_only: bool,
     /// Version of the daemon.
     pub version: String,
+    /// Its keeper, which starts another daemon when it dies.
+    #[serde(default)]
+    pub keeper: Option<Process>,
+}
+
+/// A process, told from later ones with the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, as in [`Registration`].
+    pub start_ticks: u64,
+}
+
+impl Process {
+    /// The process that has this number now.
+    #[must_use]
+    pub fn with_pid(pid: u32) -> Option<Process> {
+        Some(Process { pid, start_ticks: process_start_ticks(pid)? })
+    }
+
+    /// Whether it still runs.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        process_start_ticks(self.pid) == Some(self.start_ticks)
+    }
+}
+
+impl Registration {
+    /// The daemon.
+    #[must_use]
+    pub fn daemon(&self) -> Process {
+        Process { pid: self.pid, start_ticks: self.start_ticks }
+    }
 }
 
 /// Whether an entry's daemon runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Liveness {
-    /// The process that wrote the entry runs.
+    /// The process that wrote the entry runs, or another one will take its place.
     Running,
     /// It has ended without taking its entry away.
     Stale,
@@ -203,7 +237,7 @@ fn stem(mountpoint: &Path) -> String {
 }
 
 fn with_liveness(entry: Registration) -> (Registration, Liveness) {
-    let runs = process_start_ticks(entry.pid) == Some(entry.start_ticks);
+    let runs = entry.daemon().runs() || entry.keeper.is_some_and(|keeper| keeper.runs());
     (entry, if runs { Liveness::Running } else { Liveness::Stale })
 }
 
@@ -236,6 +270,7 @@ mod tests {
             store_flags: vec!["--region=eu".into()],
             read_only: false,
             version: "1".into(),
+            keeper: None,
         }
     }
 
@@ -264,6 +299,18 @@ mod tests {
         registry.register(&entry).unwrap();
         let (_, liveness) = registry.find(Path::new("/a")).unwrap().unwrap();
         assert_eq!(liveness, Liveness::Stale);
+    }
+
+    #[test]
+    fn an_entry_whose_keeper_runs_is_not_stale() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::new(dir.path().join("run"));
+        let mut entry = registration("/a");
+        entry.keeper = Process::with_pid(entry.pid);
+        entry.start_ticks += 1;
+        registry.register(&entry).unwrap();
+        let (_, liveness) = registry.find(Path::new("/a")).unwrap().unwrap();
+        assert_eq!(liveness, Liveness::Running);
     }
 
     #[test]

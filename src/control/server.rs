@@ -118,6 +118,7 @@ fn router(handlers: Arc<Handlers>) -> Router {
         .route("/v1/evict", post(command))
         .route("/v1/hibernate", post(command))
         .route("/v1/unmount", post(command))
+        .route("/v1/upgrade", post(command))
         .with_state(handlers)
 }
 

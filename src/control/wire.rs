@@ -1,5 +1,7 @@
 //! What goes over the control socket: JSON, one event per line.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::workspace::ProgressView;
@@ -21,6 +23,11 @@ pub enum Command {
         /// None: one try.
         timeout_secs: Option<u64>,
     },
+    /// End the daemon, and have another program take the mount over.
+    Upgrade {
+        /// The program, absolute.
+        binary: PathBuf,
+    },
     /// Unmount only if nothing is in use, then hibernate or leave the data on this machine.
     Unmount {
         /// Leave without the store: what is not uploaded stays in the cache directory.
@@ -39,6 +46,7 @@ impl Command {
             Command::Evict => "/v1/evict",
             Command::Hibernate { .. } => "/v1/hibernate",
             Command::Unmount { .. } => "/v1/unmount",
+            Command::Upgrade { .. } => "/v1/upgrade",
         }
     }
 
@@ -64,6 +72,9 @@ impl Command {
             "/v1/evict" => Command::Evict,
             "/v1/hibernate" => Command::Hibernate { timeout_secs: None },
             "/v1/unmount" => Command::Unmount { keep_local: false, timeout_secs: None },
+            "/v1/upgrade" => {
+                return Err(format!("this command needs a body (exit code {CODE_USAGE})"));
+            }
             _ => return Err(format!("no command goes to {path} (exit code {CODE_USAGE})")),
         })
     }

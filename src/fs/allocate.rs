@@ -38,7 +38,7 @@ impl Filesystem {
             if clears {
                 self.clear_in_slices(&mut locked, ino, offset..end)?;
             }
-            let mut plan = self.plan();
+            let mut plan = self.plan_for(caller, 0);
             if clears {
                 let edit = extents(&locked, ino)?.replace(offset..end, &[]);
                 plan.edit(&locked, ino, edit)?;

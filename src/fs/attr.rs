@@ -57,7 +57,7 @@ impl Filesystem {
                 require_file(locked.attr(ino)?)?;
                 self.clear_in_slices(&mut locked, ino, size..i64::MAX as u64)?;
             }
-            let mut plan = self.plan();
+            let mut plan = self.plan_for(caller, 0);
             self.plan_setattr(&locked, &mut plan, (caller, ino), set)?;
             self.commit(&mut locked, plan)?;
             locked.attr(ino).cloned()

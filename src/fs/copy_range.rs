@@ -42,7 +42,7 @@ impl Filesystem {
                 .collect();
             let range = target_offset..target_offset + copied;
             let edit = extents(&locked, target)?.replace(range.clone(), &new);
-            let mut plan = self.plan();
+            let mut plan = self.plan_for(caller, copied);
             plan.edit(&locked, target, edit)?;
             if caller.uid != 0 {
                 self.plan_drop_privileges(&locked, &mut plan, target)?;

@@ -85,7 +85,7 @@ impl Filesystem {
             if self.get(&entry_key)?.is_some() {
                 return Err(FsError::Exists);
             }
-            let mut plan = self.plan();
+            let mut plan = self.plan_for(caller, ino.0);
             let default_acl =
                 self.plan_new(&locked, &mut plan, (caller, at.directory, ino), new)?;
             let record = EntryRecord { ino, kind: new.node.kind };

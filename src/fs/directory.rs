@@ -165,7 +165,7 @@ impl Filesystem {
                     continue;
                 }
                 self.require_empty(entry.ino)?;
-                let mut plan = self.plan();
+                let mut plan = self.plan_for(caller, 0);
                 plan.delete(key.clone());
                 plan.unlink(&locked, entry.ino)?;
                 plan.stamp(&locked, at.directory, Stamp::Content)?;

@@ -32,7 +32,7 @@ impl Filesystem {
                 _ => {}
             }
             let kind = attr.kind;
-            let mut plan = self.plan();
+            let mut plan = self.plan_for(caller, ino.0);
             plan.attr(&locked, ino)?.nlink += 1;
             plan.stamp(&locked, ino, Stamp::Attributes)?;
             plan.stamp(&locked, at.directory, Stamp::Content)?;
@@ -58,7 +58,7 @@ impl Filesystem {
                 if self.require_entry(at)? != entry {
                     continue;
                 }
-                let mut plan = self.plan();
+                let mut plan = self.plan_for(caller, 0);
                 plan.delete(key.clone());
                 plan.unlink(&locked, entry.ino)?;
                 plan.stamp(&locked, at.directory, Stamp::Content)?;

@@ -11,6 +11,7 @@
 //! lock, and the operation starts again from the beginning.
 
 mod acl;
+mod again;
 mod ahead;
 mod allocate;
 mod attr;

@@ -68,6 +68,28 @@ impl Filesystem {
         Ok(reclaimed)
     }
 
+    /// The mount was taken over from a daemon that died: the kernel may know every inode there is.
+    /// To be called before anything else is done.
+    pub fn inherit(&self) {
+        self.lookups.inherit(self.namespace.next_ino());
+    }
+
+    /// Orphans of which the kernel must be asked whether it still knows them, now and then.
+    #[must_use]
+    pub fn inherited_orphans(&self) -> Vec<Ino> {
+        let orphans = self.orphans.inodes.lock();
+        let unsure = |ino: &&Ino| self.lookups.is_inherited(**ino) && self.lookups.is_held(**ino);
+        orphans.iter().filter(unsure).copied().collect()
+    }
+
+    /// The kernel does not know this orphan any more: it ends.
+    pub fn disown(&self, ino: Ino) {
+        if self.orphans.contains(ino) {
+            self.lookups.disown(ino);
+            self.reclaim_if_forgotten(ino);
+        }
+    }
+
     /// Takes up what an earlier mount left: finds orphans and reclaims those, and finds files
     /// with staged bytes. For the background, once after the mount.
     pub fn recover(&self, fetch: Fetch) -> Result<(), FsError> {
@@ -118,6 +140,7 @@ impl Filesystem {
             *state = CellState { gone: true, ..CellState::default() };
             self.inodes.set_extents(&cell, 0);
             self.orphans.remove(ino);
+            self.lookups.gone(ino);
             self.dirty.remove(ino);
             Ok(true)
         })
@@ -130,6 +153,7 @@ impl Filesystem {
             self.namespace.commit(Change { batch, ..Change::default() })?;
         }
         self.orphans.remove(ino);
+        self.lookups.gone(ino);
         Ok(false)
     }
 

@@ -6,11 +6,12 @@
 use super::attr::{Stamp, extents};
 use super::extents::{Edit, ExtentMap};
 use super::inode::Locked;
+use super::request::Caller;
 use super::{Filesystem, FsError};
 use crate::format::{
     EntryRecord, Extent, Key, Source, StagedAt, encode_attr, encode_entry, encode_extent,
 };
-use crate::local::Batch;
+use crate::local::{Batch, CarriedOut};
 use crate::namespace::{Change, Growth};
 use crate::types::{Attr, Ino, Time};
 
@@ -155,6 +156,17 @@ impl Filesystem {
     /// A plan that happens now.
     pub(super) fn plan(&self) -> Plan {
         Plan::new(self.clock.now())
+    }
+
+    /// A plan whose commit carries out what the caller asks for, the last one where it takes
+    /// several. `result` is what `carried_out` gives if the kernel asks again: a new or linked
+    /// inode, a number of bytes, or 0.
+    pub(super) fn plan_for(&self, caller: &Caller, result: u64) -> Plan {
+        let mut plan = self.plan();
+        if let Some(request) = caller.request {
+            plan.batch.carry_out(CarriedOut { request, result });
+        }
+        plan
     }
 
     /// Commits a plan and brings the locked cells up to date.

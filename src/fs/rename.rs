@@ -33,7 +33,7 @@ impl Filesystem {
     ) -> Result<(), FsError> {
         let unlinked = self.mutate(caller.fetch, || {
             loop {
-                if let Some(done) = self.try_rename(from, to, mode)? {
+                if let Some(done) = self.try_rename(caller, (from, to), mode)? {
                     return Ok(done);
                 }
             }
@@ -52,8 +52,8 @@ impl Filesystem {
     /// name the rename took.
     fn try_rename(
         &self,
-        from: At<'_>,
-        to: At<'_>,
+        caller: &Caller,
+        (from, to): (At<'_>, At<'_>),
         mode: RenameMode,
     ) -> Result<Option<Option<Ino>>, FsError> {
         let pair = self.look_up_pair(from, to)?;
@@ -75,7 +75,7 @@ impl Filesystem {
             _ => {}
         }
         self.require_no_cycle(from, to, pair, mode)?;
-        let mut plan = self.plan();
+        let mut plan = self.plan_for(caller, 0);
         let unlinked = match (mode, pair.target) {
             (RenameMode::Exchange, Some(target)) => {
                 plan.put_entry(self.namespace.entry_key(from.directory, from.name), target);

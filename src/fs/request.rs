@@ -1,7 +1,7 @@
 //! What callers say and hear: plain values, no behaviour.
 
 use crate::chunks::Fetch;
-use crate::types::{Attr, Ino, Kind, Name, Time};
+use crate::types::{Attr, Ino, Kind, Name, RequestId, Time};
 
 /// Who asks, and how long the answer may take.
 #[derive(Debug, Clone, Copy)]
@@ -14,13 +14,16 @@ pub struct Caller {
     pub umask: u32,
     /// Whether the operation may wait for the store.
     pub fetch: Fetch,
+    /// The kernel's request, where it may come again: the change's commit notes that it carries
+    /// it out.
+    pub request: Option<RequestId>,
 }
 
 impl Caller {
     /// The superuser with an empty umask.
     #[must_use]
     pub fn root(fetch: Fetch) -> Caller {
-        Caller { uid: 0, gid: 0, umask: 0, fetch }
+        Caller { uid: 0, gid: 0, umask: 0, fetch, request: None }
     }
 }
 

@@ -30,7 +30,7 @@ impl Filesystem {
             if written == 0 {
                 return Ok(0);
             }
-            let mut plan = self.plan();
+            let mut plan = self.plan_for(caller, u64::from(written));
             if kill_priv {
                 self.plan_drop_privileges(&locked, &mut plan, ino)?;
             }

@@ -96,7 +96,7 @@ impl Filesystem {
                     return Err(FsError::NoSpace);
                 }
             }
-            let mut plan = self.plan();
+            let mut plan = self.plan_for(caller, 0);
             plan.stamp(&locked, ino, Stamp::Attributes)?;
             if name == ACCESS {
                 self.plan_access_acl(&locked, &mut plan, (caller, ino), value)?;
@@ -142,7 +142,7 @@ impl Filesystem {
             if self.get(&key)?.is_none() {
                 return Err(FsError::NoData);
             }
-            let mut plan = self.plan();
+            let mut plan = self.plan_for(caller, 0);
             plan.stamp(&locked, ino, Stamp::Attributes)?;
             plan.delete(key);
             self.commit_xattr(&mut locked, plan, (ino, name), None)

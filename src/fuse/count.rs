@@ -15,6 +15,17 @@ macro_rules! opcodes {
             /// Every kind.
             pub const ALL: &[Opcode] = &[$(Opcode::$name,)*];
 
+            /// Whether it changes what is in a workspace.
+            pub(super) fn changes(self) -> bool {
+                use Opcode as O;
+                matches!(
+                    self,
+                    O::SetAttr | O::MkNod | O::MkDir | O::Unlink | O::RmDir | O::SymLink
+                        | O::Rename | O::Link | O::Write | O::SetXattr | O::RemoveXattr
+                        | O::Create | O::FAllocate | O::CopyFileRange
+                )
+            }
+
             /// The kernel's name, in lower case.
             #[must_use]
             pub fn name(self) -> &'static str {

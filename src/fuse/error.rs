@@ -57,6 +57,12 @@ pub enum FuseError {
     /// io_uring was asked for and can't be had.
     #[error("FUSE over io_uring can't be used: {0}; `--transport auto` does without")]
     NoUring(#[source] NoUring),
+    /// The mount was to outlive its daemon, and the kernel can't send requests again.
+    #[error("this kernel can't send requests again (Linux 6.9 or newer can): use `--keeper off`")]
+    NoResend,
+    /// The mount that was to be taken over has ended.
+    #[error("the mount at {0} has ended: there is nothing to take over")]
+    Ended(PathBuf),
     /// Something inside the mount is open or is a working directory.
     #[error("{0} is busy: a process has a file open or its working directory there")]
     Busy(PathBuf),

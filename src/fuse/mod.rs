@@ -9,12 +9,14 @@ mod answer;
 mod convert;
 mod count;
 mod device;
+mod direct;
 mod dispatch;
 mod error;
 mod flight;
 mod governor;
 mod helper;
 mod init;
+mod kept;
 mod killed;
 mod list;
 mod mount;
@@ -37,7 +39,11 @@ mod write;
 pub use count::{Opcode, RequestCounts};
 pub use error::{FuseError, NoUring};
 pub use init::configure;
-pub use mount::{Enlist, Mounted, detach_dead, mount, mount_other};
+pub use kept::Connection;
+pub use mount::{
+    Enlist, Mounted, adopt, detach_dead, end_connection, has_ended, mount, mount_other,
+    offers_uring,
+};
 pub use mountpoint::check_mountpoint;
 pub use options::{MountOptions, Scheduling, Transport, TransportChoice};
 pub use prime::first_open_name;

@@ -1,9 +1,10 @@
 //! A mount's life: made, served, ended from inside or outside.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -13,10 +14,12 @@ use parking_lot::{Condvar, Mutex};
 use super::adapter::Adapter;
 use super::count::{Counters, RequestCounts};
 use super::device::{self, Device};
+use super::direct;
 use super::error::FuseError;
 use super::flight::InFlight;
 use super::governor::{Governor, Requests};
 use super::helper;
+use super::kept::{self, Connection};
 use super::mountinfo::{FS_TYPE, MountLine, mount_at};
 use super::mountpoint;
 use super::news::News;
@@ -27,7 +30,7 @@ use super::read_ahead;
 use super::uring::{self, Plan};
 use super::watchdog::{Aborter, Watchdog};
 use crate::fs::Filesystem;
-use crate::types::{Clock, ThreadId};
+use crate::types::{Clock, ConnectionId, ThreadId};
 
 /// What a mount and its adapter share.
 #[derive(Debug, Clone)]
@@ -38,6 +41,10 @@ pub(super) struct Parts {
     pub(super) news: Arc<News>,
     pub(super) governor: Arc<Governor>,
     pub(super) clock: Arc<dyn Clock>,
+    /// Where another daemon may take over.
+    pub(super) connection: Option<ConnectionId>,
+    /// No answer is given any more: another daemon will.
+    pub(super) is_held: Arc<AtomicBool>,
 }
 
 impl Parts {
@@ -49,7 +56,13 @@ impl Parts {
             news: Arc::default(),
             governor: Arc::default(),
             clock,
+            connection: None,
+            is_held: Arc::default(),
         }
+    }
+
+    fn kept(self, connection: ConnectionId) -> Parts {
+        Parts { connection: Some(connection), ..self }
     }
 }
 
@@ -61,6 +74,8 @@ pub struct Mounted {
     transport: Transport,
     mount: MountLine,
     by_helper: bool,
+    /// What another daemon needs to take it over.
+    bequest: Option<Connection>,
     parts: Parts,
     served: Arc<Served>,
     watchdog: Mutex<Option<Watchdog>>,
@@ -86,28 +101,96 @@ pub fn mount(
     clock: Arc<dyn Clock>,
 ) -> Result<Mounted, FuseError> {
     let mountpoint = mountpoint::check(&options.mountpoint, options.allow_nonempty)?;
-    let try_mount = |plan| {
+    let try_mount = |over| {
         let parts = Parts::new(Arc::clone(&clock));
-        let operations = Operations::new(Arc::clone(&fs), options, parts.clone());
-        let transport = match plan {
-            Some(plan) => Over::Uring(plan, Box::new(operations.with_reads_apart())),
-            None => Over::Device(Adapter::new(operations, options)),
+        let parts = match over {
+            Choice::Kept(connection) => parts.kept(connection),
+            Choice::Uring(_) | Choice::Device => parts,
         };
-        mount_once(transport, &mountpoint, options, parts)
+        let operations = Operations::new(Arc::clone(&fs), options, parts.clone());
+        let over = match over {
+            Choice::Uring(plan) => Over::Uring(plan, Box::new(operations.with_reads_apart())),
+            Choice::Kept(_) => Over::Kept(Box::new(operations)),
+            Choice::Device => Over::Device(Adapter::new(operations, options)),
+        };
+        mount_once(over, &mountpoint, options, parts)
+    };
+    let by_device = || match options.keep {
+        Some(connection) => try_mount(Choice::Kept(connection)),
+        None => try_mount(Choice::Device),
     };
     let no_uring = match (options.transport, Plan::new(options)) {
-        (TransportChoice::Device, _) => return try_mount(None),
+        (TransportChoice::Device, _) => return by_device(),
         (TransportChoice::Uring, plan) => {
-            return try_mount(Some(plan.map_err(FuseError::NoUring)?));
+            return try_mount(Choice::Uring(plan.map_err(FuseError::NoUring)?));
         }
         (TransportChoice::Auto, Err(reason)) => reason,
-        (TransportChoice::Auto, Ok(plan)) => match try_mount(Some(plan)) {
+        (TransportChoice::Auto, Ok(plan)) => match try_mount(Choice::Uring(plan)) {
             Err(FuseError::NoUring(reason)) => reason,
             mounted => return mounted,
         },
     };
     tracing::info!(reason = %no_uring, "mounting over /dev/fuse, without io_uring");
-    try_mount(None)
+    by_device()
+}
+
+/// Takes over a mount whose daemon has died, and serves it in the background. `fs` must be that
+/// daemon's, recovered for this connection.
+///
+/// # Errors
+/// The mount has ended, or threads can't be started. Whoever called must end the connection: its
+/// requests have no other answer.
+pub fn adopt(
+    fs: Arc<Filesystem>,
+    options: &MountOptions,
+    clock: Arc<dyn Clock>,
+    (connection, device): (&Connection, OwnedFd),
+) -> Result<Mounted, FuseError> {
+    if direct::has_ended(&device) {
+        return Err(FuseError::Ended(connection.mountpoint.clone()));
+    }
+    let parts = Parts::new(clock).kept(ConnectionId(connection.id));
+    let operations = Operations::new(fs, options, parts.clone());
+    let mount = connection.mount_line();
+    let aborter = Aborter::new(&mount.mountpoint, mount.minor);
+    let bytes = connection.write_bytes_max;
+    let session = kept::Session::adopt(device, operations, options, &aborter, bytes);
+    let requests = session.device().try_clone().map(|fd| vec![Requests::Device(fd)]);
+    govern(&parts.governor, requests, options.threads(), options);
+    // The kernel knows since the first daemon that nothing is opened.
+    parts.prime.hide();
+    let session: Session<Adapter> = Session::Kept(Box::new(session));
+    serve(session, (mount, connection.by_helper), options, parts)
+}
+
+/// Ends a connection that nobody can take over: whoever waits inside gets an error. The dead mount
+/// stays in the table, as that of a daemon that died.
+pub fn end_connection(connection: &Connection, device: &OwnedFd) {
+    if !direct::has_ended(device)
+        && let Err(error) = helper::abort(connection.minor)
+    {
+        // Closing the last descriptor does the same.
+        tracing::debug!(%error, "no fusectl");
+    }
+}
+
+/// Whether the connection behind a descriptor of `/dev/fuse` has ended.
+#[must_use]
+pub fn has_ended(device: &OwnedFd) -> bool {
+    direct::has_ended(device)
+}
+
+/// Whether a mount with these options would come to use io_uring, as far as can be seen before.
+#[must_use]
+pub fn offers_uring(options: &MountOptions) -> bool {
+    Plan::new(options).is_ok()
+}
+
+/// How a mount is to be made.
+enum Choice {
+    Uring(Plan),
+    Kept(ConnectionId),
+    Device,
 }
 
 /// Has the thread that calls it governed like a workspace's serving threads.
@@ -143,6 +226,7 @@ pub fn mount_other<F: fuser::Filesystem + Send + 'static>(
 /// What is mounted, over which transport.
 enum Over<F> {
     Uring(Plan, Box<Operations>),
+    Kept(Box<Operations>),
     Device(F),
 }
 
@@ -163,6 +247,12 @@ fn mount_once<F: fuser::Filesystem + Send + 'static>(
             workers.iter().for_each(|&(thread, core)| parts.governor.enlist_on(thread, core));
             Ok(Session::Uring(Box::new(session)))
         }
+        Over::Kept(operations) => {
+            let session = kept::Session::agree(fd, *operations, options, aborter)?;
+            let requests = session.device().try_clone().map(|fd| vec![Requests::Device(fd)]);
+            govern(&parts.governor, requests, options.threads(), options);
+            Ok(Session::Kept(Box::new(session)))
+        }
         Over::Device(filesystem) => {
             let mut config = Config::default();
             // Who may enter is the kernel's to check (allow_other).
@@ -176,7 +266,13 @@ fn mount_once<F: fuser::Filesystem + Send + 'static>(
                 .map_err(|error| FuseError::io("agreeing with the kernel on the mount", error))
         }
     });
-    match served.and_then(|(session, mount)| serve(session, mount, by_helper, options, parts)) {
+    let prime = Arc::clone(&parts.prime);
+    let begin_serving = |(session, mount)| {
+        let mounted = serve(session, (mount, by_helper), options, parts)?;
+        open_first(&mounted.mountpoint, &prime);
+        Ok(mounted)
+    };
+    match served.and_then(begin_serving) {
         Ok(mounted) => Ok(mounted),
         Err(error) => {
             // Nobody would ever answer what is mounted now.
@@ -192,12 +288,13 @@ fn mount_once<F: fuser::Filesystem + Send + 'static>(
 enum Session<F: fuser::Filesystem> {
     Fuser(Box<fuser::Session<F>>),
     Uring(Box<uring::Session>),
+    Kept(Box<kept::Session>),
 }
 
 impl<F: fuser::Filesystem> Session<F> {
     fn transport(&self) -> Transport {
         match self {
-            Session::Fuser(_) => Transport::Device,
+            Session::Fuser(_) | Session::Kept(_) => Transport::Device,
             Session::Uring(_) => Transport::Uring,
         }
     }
@@ -206,6 +303,7 @@ impl<F: fuser::Filesystem> Session<F> {
         match self {
             Session::Fuser(session) => session.as_fd(),
             Session::Uring(session) => session.device().as_fd(),
+            Session::Kept(session) => session.device().as_fd(),
         }
     }
 
@@ -214,6 +312,15 @@ impl<F: fuser::Filesystem> Session<F> {
         match self {
             Session::Fuser(session) => session.run(),
             Session::Uring(session) => session.run(),
+            Session::Kept(session) => session.run(),
+        }
+    }
+
+    /// The largest write that was agreed on, of a connection that may be taken over.
+    fn kept_write_bytes(&self) -> Option<u32> {
+        match self {
+            Session::Fuser(_) | Session::Uring(_) => None,
+            Session::Kept(session) => Some(session.write_bytes_max()),
         }
     }
 }
@@ -237,22 +344,19 @@ fn begin<F: fuser::Filesystem>(
 
 fn serve<F: fuser::Filesystem + Send + 'static>(
     session: Session<F>,
-    mount: MountLine,
-    by_helper: bool,
+    (mount, by_helper): (MountLine, bool),
     options: &MountOptions,
     parts: Parts,
 ) -> Result<Mounted, FuseError> {
     let (mountpoint, transport) = (mount.mountpoint.clone(), session.transport());
     parts.news.open(session.device()).map_err(|error| FuseError::io("opening a way", error))?;
+    let kept = parts.connection.zip(session.kept_write_bytes());
+    let bequest = kept.map(|(id, bytes)| Connection::new(id, &mount, by_helper, bytes));
     let served = Arc::new(Served::default());
     spawn_session(session, Arc::clone(&served), &parts)?;
     let aborter = Aborter::new(&mountpoint, mount.minor);
     let watchdog = Watchdog::start(Arc::clone(&parts.in_flight), aborter, options.deadline)
         .map_err(|error| FuseError::io("starting the watchdog", error))?;
-    if let Err(error) = helper::open_once(&mountpoint, &mountpoint.join(parts.prime.name())) {
-        tracing::warn!(%error, "the first open failed: files cost more until one is opened");
-    }
-    parts.prime.hide();
     let (shown, connection) = (mountpoint.display(), mount.minor);
     tracing::info!(mountpoint = %shown, connection, %transport, "mounted");
     Ok(Mounted {
@@ -260,10 +364,19 @@ fn serve<F: fuser::Filesystem + Send + 'static>(
         transport,
         mount,
         by_helper,
+        bequest,
         parts,
         served,
         watchdog: Mutex::new(Some(watchdog)),
     })
+}
+
+/// Makes the first open of a new mount.
+fn open_first(mountpoint: &Path, prime: &Prime) {
+    if let Err(error) = helper::open_once(mountpoint, &mountpoint.join(prime.name())) {
+        tracing::warn!(%error, "the first open failed: files cost more until one is opened");
+    }
+    prime.hide();
 }
 
 /// Has the serving threads yield to everybody, where that is permitted. `requests` tell that
@@ -346,6 +459,22 @@ impl Mounted {
     #[must_use]
     pub fn connection(&self) -> u32 {
         self.mount.minor
+    }
+
+    /// What another daemon needs to take the mount over, where it may: what is known of the
+    /// connection, and a descriptor of it.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub fn bequest(&self) -> io::Result<Option<(&Connection, OwnedFd)>> {
+        let device = self.parts.news.device()?;
+        Ok(self.bequest.as_ref().zip(device))
+    }
+
+    /// Gives no answer any more, since this process is about to end and another daemon will: the
+    /// kernel sends again what has none. Only for a mount that has a [`Mounted::bequest`].
+    pub fn hold(&self) {
+        self.parts.is_held.store(true, Ordering::SeqCst);
     }
 
     /// Requests up to now.

@@ -30,12 +30,30 @@ impl News {
 
     /// The kernel's attributes of an inode are no longer true. Its content is.
     pub(super) fn attributes_changed(&self, ino: Ino) {
-        let device = self.device.lock().clone();
-        let Some(device) = device else { return };
-        match nix::unistd::write(&device, &wire::attributes_changed(ino)) {
+        match self.tell(&wire::attributes_changed(ino)) {
             // ENOENT: the kernel has forgotten the inode itself.
-            Ok(_) | Err(Errno::ENOENT) => {}
+            Ok(()) | Err(Errno::ENOENT) => {}
             Err(error) => tracing::debug!(%ino, %error, "the kernel did not take new attributes"),
         }
+    }
+
+    /// Whether the kernel knows an inode, or may: it says so when it is told news of it, though
+    /// these are none. Not for what it may be asking for just now.
+    pub(super) fn is_known(&self, ino: Ino) -> bool {
+        self.tell(&wire::attributes_changed(ino)) != Err(Errno::ENOENT)
+    }
+
+    fn tell(&self, message: &[u8]) -> Result<(), Errno> {
+        let device = self.device.lock().clone();
+        match device {
+            Some(device) => nix::unistd::write(&device, message).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Another descriptor of the connection; none when it is not served any more.
+    pub(super) fn device(&self) -> std::io::Result<Option<OwnedFd>> {
+        let device = self.device.lock();
+        device.as_ref().map(|device| device.try_clone()).transpose()
     }
 }

@@ -6,6 +6,7 @@ mod content;
 mod names;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use fuser::Errno;
 
@@ -16,7 +17,7 @@ use super::mount::Parts;
 use super::options::MountOptions;
 use super::prime::Prime;
 use super::serve::{Call, Origin, Server};
-use crate::fs::{At, Filesystem, FsError};
+use crate::fs::{At, Caller, Filesystem, FsError};
 use crate::types::{Ino, Name, NameError};
 
 /// What takes longer to read than to be handed to another thread. Programs get it through
@@ -65,6 +66,11 @@ fn done<A: AnswerEmpty>((): (), answer: A) {
     answer.done();
 }
 
+/// It was done before.
+fn done_again(_: &Filesystem, _: &Caller, _: u64) -> Result<(), FsError> {
+    Ok(())
+}
+
 impl Operations {
     pub(super) fn new(fs: Arc<Filesystem>, options: &MountOptions, parts: Parts) -> Operations {
         let server = Server::new(fs, options, parts.clone());
@@ -103,6 +109,22 @@ impl Operations {
         if Prime::attr_of(ino).is_none() {
             self.server.run_unanswered(Opcode::Forget, |fs| fs.forget(ino, lookups));
         }
+    }
+
+    /// Whether answers are held back; also from now on.
+    pub(super) fn is_held(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.parts.is_held)
+    }
+
+    /// Of the requests that the daemon before had carried out, only these come again.
+    pub(super) fn forget_requests_but(&self, uniques: &[u64]) {
+        self.server.forget_requests_but(uniques);
+    }
+
+    /// Ends the orphans that the kernel does not know any more, where it did not learn of them
+    /// from this daemon.
+    pub(super) fn ask_for_orphans(&self) {
+        self.server.ask_for_orphans();
     }
 
     pub(super) fn sync_directory(&self, origin: Origin, ino: Ino, answer: impl AnswerEmpty) {

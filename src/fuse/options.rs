@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::types::ConnectionId;
+
 /// How requests are to come from the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TransportChoice {
@@ -80,6 +82,9 @@ pub struct MountOptions {
     pub writeback_cache: bool,
     /// How requests come from the kernel.
     pub transport: TransportChoice,
+    /// Another daemon may take the mount over when this one dies: another process holds
+    /// `/dev/fuse`. Not with io_uring, nor with `clone_fd`.
+    pub keep: Option<ConnectionId>,
     /// Threads that read requests; 0: one per core, at least 2. With io_uring at most one per
     /// core.
     pub threads: usize,
@@ -114,6 +119,7 @@ impl MountOptions {
             xattr: true,
             writeback_cache: false,
             transport: TransportChoice::Auto,
+            keep: None,
             threads: 0,
             scheduling: Scheduling::Auto,
             clone_fd: false,

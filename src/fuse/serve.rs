@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fuser::Errno;
@@ -10,6 +11,7 @@ use super::answer::Answer;
 use super::convert::errno;
 use super::count::Opcode;
 use super::flight::{Request as InFlightRequest, Ticket, WaitsFor};
+use super::kept;
 use super::killed::{Callers, Held};
 use super::mount::Parts;
 use super::options::MountOptions;
@@ -17,7 +19,7 @@ use super::pace::Pace;
 use super::pool::{Job, Pool};
 use crate::chunks::Fetch;
 use crate::fs::{Caller, Filesystem, FsError, Missing};
-use crate::types::Ino;
+use crate::types::{Ino, RequestId};
 
 /// Threads that wait for the local disk: as many callers as may share one sync.
 const DISK_THREADS_MAX: usize = 32;
@@ -56,10 +58,6 @@ impl Call {
     pub(super) fn umask(self, umask: u32) -> Call {
         Call { umask, ..self }
     }
-
-    fn caller(&self, fetch: Fetch) -> Caller {
-        Caller { uid: self.origin.uid, gid: self.origin.gid, umask: self.umask, fetch }
-    }
 }
 
 /// Serves operations of one mount; shared by its threads.
@@ -85,8 +83,32 @@ struct Pools {
 /// An operation that must wait, and what for.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    ticket: Ticket,
+    ticket: Begun,
     missing: Missing,
+}
+
+/// A request under way. Dropped when it is answered.
+#[derive(Debug)]
+struct Begun {
+    ticket: Ticket,
+    _answered: Option<Answered>,
+}
+
+/// Notes that a request was answered, when it is dropped.
+#[derive(Debug)]
+struct Answered {
+    fs: Arc<Filesystem>,
+    request: RequestId,
+    is_held: Arc<AtomicBool>,
+}
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        // Held back before this, an answer may not have been given.
+        if !self.is_held.load(Ordering::SeqCst) {
+            self.fs.answered(&self.request);
+        }
+    }
 }
 
 impl Server {
@@ -240,7 +262,7 @@ impl Server {
     fn run_sync<A: Answer, T>(
         &self,
         call: Call,
-        ticket: Ticket,
+        ticket: Begun,
         answer: A,
         run: impl Fn(&Filesystem, &Caller, &mut A) -> Result<T, FsError> + Send + 'static,
         finish: impl FnOnce(T, A) + Send + 'static,
@@ -269,13 +291,13 @@ impl Server {
     fn try_local<A: Answer, T>(
         &self,
         call: Call,
-        ticket: Ticket,
+        ticket: Begun,
         answer: A,
         local: impl FnOnce(&Filesystem, &Caller) -> Result<T, FsError>,
         finish: impl FnOnce(T, A),
     ) -> Option<(Waiting, A)> {
         let mut waiting = None;
-        self.guarded(call, || match local(&self.fs, &call.caller(Fetch::LocalOnly)) {
+        self.guarded(call, || match local(&self.fs, &self.caller(&call, Fetch::LocalOnly)) {
             Ok(value) => finish(value, answer),
             Err(FsError::NotLocal(missing)) => {
                 waiting = Some((Waiting { ticket, missing }, answer));
@@ -320,12 +342,12 @@ impl Server {
     fn run_local<A: Answer, T>(
         &self,
         call: Call,
-        ticket: Ticket,
+        ticket: Begun,
         mut answer: A,
         run: impl Fn(&Filesystem, &Caller, &mut A) -> Result<T, FsError> + Send + 'static,
         finish: impl FnOnce(T, A) + Send + 'static,
     ) {
-        match run(&self.fs, &call.caller(Fetch::LocalOnly), &mut answer) {
+        match run(&self.fs, &self.caller(&call, Fetch::LocalOnly), &mut answer) {
             Ok(value) => finish(value, answer),
             Err(FsError::NotLocal(missing)) => {
                 self.hand_over(call, Waiting { ticket, missing }, answer, run, finish);
@@ -337,14 +359,14 @@ impl Server {
     fn run_waiting<A: Answer, T>(
         &self,
         call: Call,
-        ticket: Ticket,
+        ticket: Begun,
         mut answer: A,
         run: impl Fn(&Filesystem, &Caller, &mut A) -> Result<T, FsError>,
         finish: impl FnOnce(T, A),
     ) {
         self.parts.counters.add_waited();
-        let deadline = ticket.request.arrived.saturating_add(self.deadline);
-        let caller = call.caller(Fetch::Until(deadline));
+        let deadline = ticket.ticket.request.arrived.saturating_add(self.deadline);
+        let caller = self.caller(&call, Fetch::Until(deadline));
         for _ in 0..WAITING_TRIES_MAX {
             if self.parts.clock.monotonic() >= deadline {
                 break;
@@ -361,11 +383,73 @@ impl Server {
     }
 
     /// Counts a request and enters it into the table.
-    fn begin(&self, call: &Call, waits_for: WaitsFor) -> Ticket {
+    fn begin(&self, call: &Call, waits_for: WaitsFor) -> Begun {
         self.count(call.opcode);
         let arrived = self.parts.clock.monotonic();
         let request = InFlightRequest { opcode: call.opcode, ino: call.ino, waits_for, arrived };
-        self.parts.in_flight.enter(call.origin.unique, request)
+        let ticket = self.parts.in_flight.enter(call.origin.unique, request);
+        let request = self.request_of(call);
+        let answered = request.map(|request| Answered {
+            fs: Arc::clone(&self.fs),
+            request,
+            is_held: Arc::clone(&self.parts.is_held),
+        });
+        Begun { ticket, _answered: answered }
+    }
+
+    fn caller(&self, call: &Call, fetch: Fetch) -> Caller {
+        let Origin { uid, gid, .. } = call.origin;
+        Caller { uid, gid, umask: call.umask, fetch, request: self.request_of(call) }
+    }
+
+    /// The request's number, if its carrying out must be noted.
+    fn request_of(&self, call: &Call) -> Option<RequestId> {
+        let connection = self.parts.connection.filter(|_| call.opcode.changes())?;
+        Some(RequestId { connection, unique: kept::first_unique(call.origin.unique) })
+    }
+
+    /// What a request is to be answered with that came again and that the daemon before had
+    /// carried out.
+    pub(super) fn carried_out(&self, call: &Call) -> Option<u64> {
+        let request = self.request_of(call).filter(|_| kept::is_resent(call.origin.unique))?;
+        self.fs.carried_out(&request)
+    }
+
+    /// Like `serve`, for a change. If it was carried out before, `again` says from its result, and
+    /// from what is there, what `run` would have said.
+    pub(super) fn serve_change<A: Answer, T>(
+        &self,
+        call: Call,
+        answer: A,
+        run: impl Fn(&Filesystem, &Caller) -> Result<T, FsError> + Send + 'static,
+        again: impl Fn(&Filesystem, &Caller, u64) -> Result<T, FsError> + Send + 'static,
+        finish: impl FnOnce(T, A) + Send + 'static,
+    ) {
+        match self.carried_out(&call) {
+            None => self.serve(call, answer, move |fs, caller, _| run(fs, caller), finish),
+            Some(result) => {
+                let run =
+                    move |fs: &Filesystem, caller: &Caller, _: &mut A| again(fs, caller, result);
+                self.serve(call, answer, run, finish);
+            }
+        }
+    }
+
+    /// See [`Filesystem::forget_requests_but`].
+    pub(super) fn forget_requests_but(&self, uniques: &[u64]) {
+        let Some(connection) = self.parts.connection else { return };
+        let request = |&unique| RequestId { connection, unique: kept::first_unique(unique) };
+        self.fs.forget_requests_but(&uniques.iter().map(request).collect::<Vec<_>>());
+    }
+
+    /// Asks the kernel for the orphans of which it may know from the daemon before.
+    pub(super) fn ask_for_orphans(&self) {
+        for ino in self.fs.inherited_orphans() {
+            if !self.parts.news.is_known(ino) {
+                tracing::debug!(%ino, "the kernel has forgotten an inherited orphan");
+                self.fs.disown(ino);
+            }
+        }
     }
 
     /// Runs `work`; a panic drops the answer in it, which sends `EIO`, and is logged.

@@ -44,6 +44,11 @@ impl Write {
             let data = data.to_owned();
             move |fs: &Filesystem, caller: &Caller, _: &mut A| self.run(fs, caller, &data)
         };
+        if let Some(bytes) = server.carried_out(&call) {
+            let again =
+                move |fs: &Filesystem, caller: &Caller, _: &mut A| self.again(fs, caller, bytes);
+            return server.serve_sync(call, answer, again, finish);
+        }
         if self.is_sync {
             return server.serve_sync(call, answer, copied(), finish);
         }
@@ -61,6 +66,16 @@ impl Write {
             fs.fsync(caller, self.ino)?;
         }
         Ok(Written { bytes, has_taken_privileges })
+    }
+
+    /// Written by the daemon before, which may not have come to the rest.
+    fn again(&self, fs: &Filesystem, caller: &Caller, bytes: u64) -> Result<Written, FsError> {
+        if self.is_sync {
+            fs.fsync(caller, self.ino)?;
+        }
+        // No write is longer than its request says, with 32 bits.
+        let bytes = u32::try_from(bytes).map_err(|_| FsError::Invalid)?;
+        Ok(Written { bytes, has_taken_privileges: self.kill_priv })
     }
 
     /// Answers. The kernel asks for the mode to be changed but goes on believing the old one.

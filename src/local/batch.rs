@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::format::Key;
+use crate::types::RequestId;
 
 /// What the overlay says of a key. A key without a slot is left to the base.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,11 +14,22 @@ pub enum Slot {
     Tombstone,
 }
 
+/// That a commit carries a request of the kernel out, so that the request is not carried out once
+/// more when it comes again after a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CarriedOut {
+    /// The request.
+    pub request: RequestId,
+    /// What it is to be answered with, in the words of whoever carries it out.
+    pub result: u64,
+}
+
 /// Records that change together: after a crash either all of them are there or none. Of two
 /// changes of one key the later one holds.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     pub(super) records: Vec<(Key, Slot)>,
+    pub(super) carried_out: Option<CarriedOut>,
     upkeep: bool,
 }
 
@@ -39,6 +51,11 @@ impl Batch {
     #[must_use]
     pub fn is_upkeep(&self) -> bool {
         self.upkeep
+    }
+
+    /// Notes in the same commit that a request is carried out by it. An empty batch notes nothing.
+    pub fn carry_out(&mut self, done: CarriedOut) {
+        self.carried_out = Some(done);
     }
 
     /// Sets a record.

@@ -21,7 +21,7 @@ use super::rocks::Rocks;
 use super::usage::Space;
 use super::{Batch, LocalError, LocalOptions, Slot, Usage, known, marker, sweep};
 use crate::format::{Key, PackSlot, StagedAt};
-use crate::types::{CacheId, ChunkId, Clock};
+use crate::types::{CacheId, ChunkId, Clock, RequestId};
 
 /// A sweep begins a new segment if the current one has this part of a full one's data.
 const SWEEP_ROLL_PART: u64 = 16;
@@ -154,6 +154,23 @@ impl Local {
         self.staged_live.fetch_add(len, Ordering::Relaxed);
         self.committed.ring();
         Ok(())
+    }
+
+    /// What a request of the kernel is to be answered with that a commit has carried out, here or
+    /// in the process before, and that is not known to be answered.
+    #[must_use]
+    pub fn carried_out(&self, request: &RequestId) -> Option<u64> {
+        self.overlay.requests.result(request)
+    }
+
+    /// The request was answered: it does not come again.
+    pub fn answered(&self, request: &RequestId) {
+        self.overlay.requests.answered(request);
+    }
+
+    /// Forgets all requests carried out but these: no others come again.
+    pub fn forget_requests_but(&self, those: &[RequestId]) {
+        self.overlay.requests.forget_but(those);
     }
 
     /// Commits so far, of this process; and calls of [`Local::wake_waiters`].

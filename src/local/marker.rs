@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! dormouse local state
-//! version 1
+//! version 2
 //! cache 00112233445566778899aabbccddeeff
 //! ```
+//!
+//! Version 1 had no requests in the journal's records; it is read, and is version 2 from then on.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -18,19 +20,27 @@ const TEMPORARY_NAME: &str = "dormouse.new";
 /// The daemon keeps its log beside us, and may begin it before us.
 const LOG_PREFIX: &str = "dormouse.log";
 const FIRST_LINE: &str = "dormouse local state";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Oldest version that is read.
+const VERSION_MIN: u32 = 1;
 
 /// Reads the marker, or makes one where the directory is empty (but for the lock).
 pub(super) fn read_or_create(dir: &Path) -> Result<CacheId, LocalError> {
     let path = dir.join(MARKER_NAME);
     match fs::read_to_string(&path) {
-        Ok(text) => parse(dir, &text),
+        Ok(text) => {
+            let (found, id) = parse(dir, &text)?;
+            if found < VERSION {
+                write(dir, id)?;
+            }
+            Ok(id)
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => create(dir),
         Err(error) => Err(LocalError::io("read", &path, error)),
     }
 }
 
-fn parse(dir: &Path, text: &str) -> Result<CacheId, LocalError> {
+fn parse(dir: &Path, text: &str) -> Result<(u32, CacheId), LocalError> {
     let mut lines = text.lines();
     let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
     let damaged = || LocalError::corrupt(format!("{}", dir.join(MARKER_NAME).display()));
@@ -38,10 +48,11 @@ fn parse(dir: &Path, text: &str) -> Result<CacheId, LocalError> {
         return Err(damaged());
     }
     let found = field("version").and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
-    if found != VERSION {
+    if !(VERSION_MIN..=VERSION).contains(&found) {
         return Err(LocalError::Version { path: dir.to_owned(), found, supported: VERSION });
     }
-    field("cache").and_then(|text| text.parse().ok()).ok_or_else(damaged)
+    let id = field("cache").and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
+    Ok((found, id))
 }
 
 /// Fails where the directory holds something that is not ours, before anything is put there.
@@ -73,6 +84,11 @@ fn create(dir: &Path) -> Result<CacheId, LocalError> {
     getrandom::fill(&mut id.0).map_err(|error| {
         LocalError::io("draw an id for", dir, std::io::Error::other(error.to_string()))
     })?;
+    write(dir, id)?;
+    Ok(id)
+}
+
+fn write(dir: &Path, id: CacheId) -> Result<(), LocalError> {
     let temporary = dir.join(TEMPORARY_NAME);
     let text = format!("{FIRST_LINE}\nversion {VERSION}\ncache {id}\n");
     let written = File::create(&temporary).and_then(|mut file| {
@@ -81,8 +97,7 @@ fn create(dir: &Path) -> Result<CacheId, LocalError> {
         fs::rename(&temporary, dir.join(MARKER_NAME))?;
         File::open(dir)?.sync_all()
     });
-    written.map_err(|error| LocalError::io("write", &temporary, error))?;
-    Ok(id)
+    written.map_err(|error| LocalError::io("write", &temporary, error))
 }
 
 /// Says that RocksDB was flushed when the directory was closed. Not synced: without it, or with
@@ -131,10 +146,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let id = read_or_create(dir.path()).unwrap();
         let path = dir.path().join(MARKER_NAME);
-        fs::write(&path, format!("{FIRST_LINE}\nversion 2\ncache {id}\n")).unwrap();
+        fs::write(&path, format!("{FIRST_LINE}\nversion 1\ncache {id}\n")).unwrap();
+        assert_eq!(read_or_create(dir.path()).unwrap(), id);
+        assert!(fs::read_to_string(&path).unwrap().contains("version 2\n"), "brought up to date");
+        fs::write(&path, format!("{FIRST_LINE}\nversion 3\ncache {id}\n")).unwrap();
         let error = read_or_create(dir.path()).unwrap_err();
-        assert!(matches!(error, LocalError::Version { found: 2, supported: 1, .. }), "{error}");
-        for damage in ["", "dormouse local state\nversion 1\n", "something"] {
+        assert!(
+            matches!(error, LocalError::Version { found: 3, supported: VERSION, .. }),
+            "{error}"
+        );
+        for damage in ["", "dormouse local state\nversion 2\n", "something"] {
             fs::write(&path, damage).unwrap();
             let error = read_or_create(dir.path()).unwrap_err();
             assert!(matches!(error, LocalError::Corrupt { .. }), "{error}");

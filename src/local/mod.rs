@@ -22,11 +22,12 @@ mod memtable;
 mod merge;
 mod options;
 mod overlay;
+mod requests;
 mod rocks;
 mod sweep;
 mod usage;
 
-pub use batch::{Batch, Slot};
+pub use batch::{Batch, CarriedOut, Slot};
 #[doc(hidden)]
 pub use crash::crash_point;
 pub use cut::Cut;

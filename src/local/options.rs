@@ -1,5 +1,7 @@
 //! Limits of a local directory, and what it uses of them.
 
+use crate::types::ConnectionId;
+
 const MIB: u64 = 1 << 20;
 
 /// Limits of one local directory. The defaults suit a sandbox of a few cores.
@@ -19,6 +21,9 @@ pub struct LocalOptions {
     pub disk_reserve_bytes: u64,
     /// Bytes of RocksDB's block cache.
     pub block_cache_bytes_max: u64,
+    /// The connection whose requests may come again, since the daemon that they were sent to has
+    /// died; which of them that daemon had carried out is recovered. None: a new mount.
+    pub connection: Option<ConnectionId>,
 }
 
 impl Default for LocalOptions {
@@ -30,6 +35,7 @@ impl Default for LocalOptions {
             replay_bytes_max: 256 * MIB,
             disk_reserve_bytes: 64 * MIB,
             block_cache_bytes_max: 32 * MIB,
+            connection: None,
         }
     }
 }

@@ -9,9 +9,10 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::applier::Applier;
 use super::cut::View;
-use super::journal::{Change, Journal, Writer, encode_change};
+use super::journal::{Change, Journal, Writer, encode_carried_out, encode_change};
 use super::memtable::{Frozen, Memtable, State};
 use super::merge::{self, Source};
+use super::requests::Requests;
 use super::rocks::{self, Family, Rocks};
 use super::{Batch, LocalError, LocalOptions, Slot, crash_point};
 use crate::format::{Key, StagedAt};
@@ -30,6 +31,7 @@ pub(super) struct Overlay {
     pub(super) journal: Journal,
     pub(super) rocks: Rocks,
     pub(super) applier: Applier,
+    pub(super) requests: Requests,
     tables: RwLock<Tables>,
     memtable_bytes_max: usize,
     replay_bytes_max: u64,
@@ -53,6 +55,7 @@ impl Overlay {
         options: &LocalOptions,
     ) -> Result<Overlay, LocalError> {
         let overlay = Overlay {
+            requests: Requests::recover(options.connection, &rocks.unanswered()?)?,
             journal,
             rocks,
             applier: Applier::default(),
@@ -63,14 +66,17 @@ impl Overlay {
             closed: AtomicBool::new(false),
         };
         let applied = overlay.rocks.applied()?;
-        super::journal::replay(&overlay.journal, applied, &mut |changes, at| {
+        super::journal::replay(&overlay.journal, applied, &mut |decoded, at| {
+            if let Some(done) = decoded.carried_out {
+                overlay.requests.recovered(options.connection, done);
+            }
             let mut tables = overlay.tables.write();
-            for (key, state) in changes {
+            for (key, state) in decoded.changes {
                 tables.active.insert(key, state);
             }
             if tables.active.bytes() >= overlay.memtable_bytes_max {
                 // The journal's recovery has synced these records.
-                overlay.rocks.apply(&tables.active, at)?;
+                overlay.rocks.apply(&tables.active, at, &overlay.requests.encode())?;
                 overlay.rocks.flush()?;
                 tables.active = Memtable::default();
             }
@@ -165,7 +171,14 @@ impl Overlay {
             };
             encode_change(writer.batch(), key, change);
         }
+        if let Some(done) = &batch.carried_out {
+            encode_carried_out(writer.batch(), done);
+        }
         self.journal.append(&mut writer, data, data_crc)?;
+        if let Some(done) = batch.carried_out {
+            // Still under the commit lock: whoever moves this record to RocksDB finds it here.
+            self.requests.carried_out(done);
+        }
         let mut tables = self.tables.write();
         for (key, slot) in batch.records {
             tables.active.insert(key, slot.into());
@@ -210,7 +223,7 @@ impl Overlay {
         // RocksDB must never know what a power cut could take from the journal.
         self.journal.sync_to(frozen.upto.seq)?;
         crash_point("apply-synced");
-        self.rocks.apply(&frozen.table, frozen.upto)?;
+        self.rocks.apply(&frozen.table, frozen.upto, &self.requests.encode())?;
         crash_point("apply-written");
         self.rocks.flush()?;
         crash_point("apply-flushed");

@@ -3,6 +3,7 @@
 //! ```text
 //! family    key            value
 //! default   "applied"      journal position: segment u64 | offset u64 | seq u64
+//! default   "unanswered"   requests carried out up to there and perhaps not answered (`requests`)
 //! overlay   record key     0 (tombstone) or 1 and the record's value
 //! cache     frame id       cache file u64 | offset u32 | frame length u32
 //! known     chunk id       pack id | offset u32 | length u32
@@ -22,6 +23,7 @@ use super::memtable::{Memtable, State};
 use super::{LocalError, LocalOptions, Slot};
 
 const APPLIED: &[u8] = b"applied";
+const UNANSWERED: &[u8] = b"unanswered";
 const TOMBSTONE: u8 = 0;
 const VALUE: u8 = 1;
 
@@ -98,8 +100,19 @@ impl Rocks {
         Ok(Some(Position { segment: word(0), offset: word(8), seq: word(16) }))
     }
 
-    /// Writes a table's records and its position, not yet durably.
-    pub(super) fn apply(&self, table: &Memtable, upto: Position) -> Result<(), LocalError> {
+    /// The requests that were noted with the applied position.
+    pub(super) fn unanswered(&self) -> Result<Vec<u8>, LocalError> {
+        Ok(self.db.get(UNANSWERED).map_err(failed)?.unwrap_or_default())
+    }
+
+    /// Writes a table's records, its position, and which requests may have no answer yet, not yet
+    /// durably.
+    pub(super) fn apply(
+        &self,
+        table: &Memtable,
+        upto: Position,
+        unanswered: &[u8],
+    ) -> Result<(), LocalError> {
         let overlay = self.family(Family::Overlay);
         let mut batch = WriteBatch::with_capacity_bytes(table.bytes());
         let mut encoded = Vec::new();
@@ -120,6 +133,7 @@ impl Rocks {
         position[8..16].copy_from_slice(&upto.offset.to_le_bytes());
         position[16..].copy_from_slice(&upto.seq.to_le_bytes());
         batch.put(APPLIED, position);
+        batch.put(UNANSWERED, unanswered);
         self.write(batch)
     }
 

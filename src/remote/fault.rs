@@ -12,7 +12,9 @@ use tokio::sync::watch;
 
 use super::counting::Op;
 use super::jitter::Jitter;
-use super::{ConditionStyle, Object, ObjectMeta, ObjectStore, PutMode, RemoteError, Stored};
+use super::{
+    ConditionStyle, Object, ObjectMeta, ObjectStore, PutMode, RemoteError, Stored, Version,
+};
 
 /// What goes wrong with one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub enum Fault {
     Corrupt(usize),
     /// A PUT's condition is ignored.
     Unconditional,
+    /// A PUT or GET is answered with a version that no object has.
+    WrongVersion,
 }
 
 /// Which requests a fault meets.
@@ -205,15 +209,23 @@ impl FaultStore {
                 let _ = request.await;
                 std::future::pending().await
             }
-            None | Some(Fault::Truncate(_) | Fault::Corrupt(_) | Fault::Unconditional) => {
-                request.await
-            }
+            None
+            | Some(
+                Fault::Truncate(_) | Fault::Corrupt(_) | Fault::Unconditional | Fault::WrongVersion,
+            ) => request.await,
         }
     }
 }
 
 fn lost_answer(key: &str) -> RemoteError {
     RemoteError::transient(key, "injected loss of the answer")
+}
+
+fn version(found: Version, fault: Option<&Fault>) -> Version {
+    match fault {
+        Some(Fault::WrongVersion) => Version("of nothing".to_owned()),
+        _ => found,
+    }
 }
 
 fn damage(bytes: &Bytes, fault: Option<&Fault>) -> Bytes {
@@ -235,7 +247,8 @@ impl ObjectStore for FaultStore {
         let request = self.inner.get(key, range);
         let object = self.faulty(fault.clone(), lost_answer(key), key, request).await?;
         let bytes = damage(&object.bytes, fault.as_ref());
-        Ok(Object { bytes, ..object })
+        let version = version(object.meta.version.clone(), fault.as_ref());
+        Ok(Object { bytes, meta: ObjectMeta { version, ..object.meta } })
     }
 
     async fn stat(&self, key: &str) -> Result<ObjectMeta, RemoteError> {
@@ -252,7 +265,10 @@ impl ObjectStore for FaultStore {
             lost_answer(key)
         };
         let mode = if fault == Some(Fault::Unconditional) { &PutMode::Any } else { mode };
-        self.faulty(fault, lost, key, self.inner.put(key, bytes, mode)).await
+        let request = self.inner.put(key, bytes, mode);
+        let stored = self.faulty(fault.clone(), lost, key, request).await?;
+        let version = version(stored.version().clone(), fault.as_ref());
+        Ok(Stored::new(key, stored.size(), version))
     }
 
     async fn delete(&self, key: &str) -> Result<(), RemoteError> {

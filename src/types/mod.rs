@@ -7,10 +7,12 @@ mod attr;
 mod clock;
 mod id;
 mod name;
+mod request;
 mod standing;
 
 pub use attr::{Attr, Kind, Time};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use id::{CacheId, ChunkId, Epoch, IdError, Ino, NodeId, PackId, SnapshotId};
 pub use name::{NAME_LEN_MAX, Name, NameError, WorkspaceName, WorkspaceNameError};
+pub use request::{ConnectionId, RequestId};
 pub use standing::{Class, Cores, Standing, ThreadId};

@@ -7,14 +7,15 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::chunks::{Chunks, Fetch};
-use crate::format::{Head, Lease, PackInfo};
+use crate::format::{Head, Lease, PackInfo, StoreFormat};
 use crate::fs::Filesystem;
-use crate::local::Local;
+use crate::local::{Local, crash_point};
 use crate::namespace::Namespace;
 use crate::remote::{Brake, Durable, PutMode, Remote, Version};
 use crate::types::{Clock, Epoch, PackId, Time};
 
 use super::head::{self, NextHead, Nonce, ReadHead, Swapped};
+use super::known_head::KnownHead;
 use super::local_state::LocalState;
 use super::pace::Hurry;
 use super::settle::Settling;
@@ -30,6 +31,7 @@ const RATE_BYTES_MIN: u64 = 1 << 20;
 pub struct Active {
     pub options: ResumeOptions,
     pub store_id: [u8; 16],
+    pub format: StoreFormat,
     /// The writer's epoch; 0 for a read-only mount.
     pub epoch: Epoch,
     pub clock: Arc<dyn Clock>,
@@ -68,6 +70,8 @@ pub struct Mount {
     pub stale: Option<PutMode>,
     /// What the local directory remembers.
     pub state: LocalState,
+    /// The lease was written by the daemon before, at a time that is not known here.
+    pub renew_now: bool,
     /// When the lease was last written, by the clock's monotonic time.
     pub renewed_at: Duration,
     /// Packs of the tree under the overlay.
@@ -135,12 +139,16 @@ impl Active {
     pub fn swap_head(&self, next: &NextHead) -> Result<(), WorkspaceError> {
         let (from, tried) = {
             let mut mount = self.mount.lock();
-            let tried = mount.tried.clone();
+            let mut tried = mount.tried.clone();
+            // Where only its version is another than we were told, the head is ours still.
+            tried.push(mount.head.nonce);
             mount.tried.push(next.head().nonce);
             (mount.version.clone(), tried)
         };
+        self.keep_tried()?;
         match head::swap(&self.remote, from, next, &tried)? {
             Swapped::Won(version) => {
+                crash_point("swap.won");
                 self.note_swap(next.head().clone(), version);
                 Ok(())
             }
@@ -161,15 +169,20 @@ impl Active {
             }
             (mount.head.clone(), mount.version.clone())
         };
+        let known = head.nonce;
         loop {
             let next = NextHead::with_lease(&head, Some(self.lease()), false);
             self.mount.lock().tried.push(next.head().nonce);
+            self.keep_tried()?;
             match head::swap(&self.remote, from, &next, &[])? {
                 Swapped::Won(version) => {
                     self.note_swap(next.head().clone(), version);
                     return Ok(());
                 }
-                Swapped::Lost(found) if self.mount.lock().tried.contains(&found.head.nonce) => {
+                Swapped::Lost(found)
+                    if found.head.nonce == known
+                        || self.mount.lock().tried.contains(&found.head.nonce) =>
+                {
                     (head, from) = (found.head, Some(found.version));
                 }
                 Swapped::Lost(found) => return Err(self.fence(&found)),
@@ -183,6 +196,29 @@ impl Active {
         mount.head = head;
         mount.version = Some(version);
         mount.renewed_at = self.clock.monotonic();
+        mount.renew_now = false;
+        self.keep_head(&mount);
+    }
+
+    /// Before a swap: without it, whoever takes over could not tell its outcome.
+    fn keep_tried(&self) -> Result<(), WorkspaceError> {
+        if !self.options.keeps_head {
+            return Ok(());
+        }
+        let tried = self.mount.lock().tried.clone();
+        KnownHead::note_tried(&self.local, &tried)
+    }
+
+    /// Keeps what is known of the head for a daemon that takes the mount over.
+    pub fn keep_head(&self, mount: &Mount) {
+        if !self.options.keeps_head {
+            return;
+        }
+        let (head, version) = (&mount.head, mount.version.as_ref());
+        if let Err(error) = KnownHead::save(&self.local, &self.format, head, version) {
+            // What was kept before holds: the swap's nonce is noted there.
+            tracing::warn!(%error, "the head is not kept for a daemon that takes over");
+        }
     }
 
     /// Turns the mount read-only: another writer has the workspace.

@@ -255,8 +255,11 @@ impl Active {
 
     /// Renews the lease if nothing wrote it for half of its life.
     pub fn renew_if_due(&self, now: Duration) -> Result<(), WorkspaceError> {
-        let renewed_at = self.mount.lock().renewed_at;
-        if now.saturating_sub(renewed_at) >= self.options.lease_ttl / 2 {
+        let (renewed_at, renew_now) = {
+            let mount = self.mount.lock();
+            (mount.renewed_at, mount.renew_now)
+        };
+        if renew_now || now.saturating_sub(renewed_at) >= self.options.lease_ttl / 2 {
             return self.renew();
         }
         Ok(())

@@ -109,12 +109,29 @@ pub fn decode(name: &WorkspaceName, object: &Object) -> Result<ReadHead, Workspa
     Ok(ReadHead { head, version: object.meta.version.clone(), age })
 }
 
-/// Reads the head: one request.
+/// Reads the head: one request, and another if what came is damaged.
 pub fn read(remote: &Remote, name: &WorkspaceName) -> Result<Option<ReadHead>, WorkspaceError> {
-    match remote.get(&head_key(name)) {
+    found(remote, name, remote.get(&head_key(name)))
+}
+
+/// What an answer to a GET of the head says. One that is damaged may have been so on its way only:
+/// it is asked for once more.
+pub fn found(
+    remote: &Remote,
+    name: &WorkspaceName,
+    answer: Result<Object, RemoteError>,
+) -> Result<Option<ReadHead>, WorkspaceError> {
+    let decoded = |answer| match answer {
         Ok(object) => decode(name, &object).map(Some),
         Err(RemoteError::Absent { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(WorkspaceError::from(error)),
+    };
+    match decoded(answer) {
+        Err(WorkspaceError::Corrupt { cause, .. }) => {
+            tracing::warn!(cause, "a fetched head is damaged, fetching it again");
+            decoded(remote.get(&head_key(name)))
+        }
+        other => other,
     }
 }
 
@@ -137,9 +154,12 @@ pub fn swap(
         let mode = from.clone().map_or(PutMode::Create, PutMode::Swap);
         match remote.put(&head_key(name), bytes.clone(), mode) {
             Ok(stored) => return Ok(Swapped::Won(stored.version().clone())),
-            Err(error @ (RemoteError::Conflict { .. } | RemoteError::Ambiguous { .. })) => {
-                last = Some(error);
-            }
+            // `Corrupt`: it was acknowledged under another version than its bytes have.
+            Err(
+                error @ (RemoteError::Conflict { .. }
+                | RemoteError::Ambiguous { .. }
+                | RemoteError::Corrupt { .. }),
+            ) => last = Some(error),
             // The object that should be replaced is gone.
             Err(RemoteError::Absent { .. }) => {}
             Err(error) => return Err(error.into()),

@@ -12,6 +12,7 @@ mod cutter;
 mod error;
 mod head;
 mod inline;
+mod known_head;
 mod lease;
 mod local_state;
 mod options;

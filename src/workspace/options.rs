@@ -27,6 +27,8 @@ pub struct ResumeOptions {
     pub read_only: bool,
     /// Mount this snapshot, read-only and without a lease.
     pub at: Option<SnapshotId>,
+    /// Another daemon may take the mount over: what is known of the head is kept here for it.
+    pub keeps_head: bool,
     /// Drop unsynced changes of the local directory if somebody else sealed others since.
     pub discard_local: bool,
     /// Owner and group of the root directory of a new workspace.
@@ -79,6 +81,7 @@ impl ResumeOptions {
             steal: false,
             read_only: false,
             at: None,
+            keeps_head: false,
             discard_local: false,
             root_owner: (0, 0),
             fetch_timeout: Duration::from_secs(60),

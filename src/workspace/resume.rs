@@ -17,7 +17,8 @@ use crate::tree::Tree;
 use crate::types::{Clock, Epoch, Ino, SnapshotId};
 
 use super::active::{Active, Mount, Tally, lease};
-use super::head::{self, ReadHead};
+use super::head::{self, Nonce, ReadHead};
+use super::known_head::KnownHead;
 use super::lease::Acquire;
 use super::local_state::LocalState;
 use super::pace::Hurry;
@@ -35,6 +36,10 @@ struct Start {
     head: Head,
     version: Option<Version>,
     stale: Option<PutMode>,
+    /// What swaps of a daemon before may have written.
+    tried: Vec<Nonce>,
+    /// Taken over from that daemon, as it was.
+    is_known: bool,
 }
 
 /// How the local directory goes with a head.
@@ -52,6 +57,16 @@ pub fn resume(
     clock: Arc<dyn Clock>,
     options: &ResumeOptions,
 ) -> Result<Active, WorkspaceError> {
+    if options.local.connection.is_some() {
+        let local = Local::open(&options.local_dir, &options.local, Arc::clone(&clock))?;
+        if let Some(known) = KnownHead::load(&local)?
+            && (known.head.lease.is_some() || !options.writable())
+        {
+            return take_over(known, (remote, clock, options), Arc::new(local));
+        }
+        // Given back, or not kept: as after any crash.
+        drop(local);
+    }
     let wanted = vec![(head_key(&options.name), None), (FORMAT_KEY.to_owned(), None)];
     let (answers, local) = std::thread::scope(|scope| {
         let answers = scope.spawn(|| remote.get_many(wanted));
@@ -61,16 +76,37 @@ pub fn resume(
     let local = Arc::new(local?);
     let mut answers = answers.into_iter();
     let (head, format) = (answers.next(), answers.next());
-    let format = store::decode_format(required(format))?;
-    remote.set_condition_style(store::condition_style(&format)?);
-    let found = match required(head) {
-        Ok(object) => Some(head::decode(&options.name, &object)?),
-        Err(RemoteError::Absent { .. }) => None,
-        Err(error) => return Err(error.into()),
+    let format = match store::decode_format(required(format)) {
+        // On its way only, perhaps.
+        Err(WorkspaceError::Corrupt { .. }) => store::decode_format(remote.get(FORMAT_KEY))?,
+        other => other?,
     };
+    remote.set_condition_style(store::condition_style(&format)?);
+    let found = head::found(&remote, &options.name, required(head))?;
     let state = own_state(&local, &format, options)?;
     let begin = Begin { remote, clock, options, local, format, state };
     if options.writable() { begin.for_writing(found) } else { begin.read_only(found) }
+}
+
+/// Goes on as the daemon before, without a request.
+fn take_over(
+    known: KnownHead,
+    (remote, clock, options): (Arc<Remote>, Arc<dyn Clock>, &ResumeOptions),
+    local: Arc<Local>,
+) -> Result<Active, WorkspaceError> {
+    remote.set_condition_style(store::condition_style(&known.format)?);
+    let state = own_state(&local, &known.format, options)?;
+    let begin = Begin { remote, clock, options, local, format: known.format.clone(), state };
+    let snapshot = known.head.snapshot.as_ref().map(|snapshot| snapshot.id);
+    begin.fit(snapshot, None)?;
+    begin.mount(Start {
+        format: known.format,
+        head: known.head,
+        version: known.version,
+        stale: None,
+        tried: known.tried,
+        is_known: true,
+    })
 }
 
 /// An answer that `get_many` owes.
@@ -155,6 +191,8 @@ impl Begin<'_> {
             head: acquired.head,
             version: Some(acquired.version),
             stale: Some(stale),
+            tried: Vec::new(),
+            is_known: false,
         };
         self.mount(start)
     }
@@ -172,7 +210,8 @@ impl Begin<'_> {
             _ => found.head,
         };
         let format = self.format.clone();
-        self.mount(Start { format, head, version: None, stale: None })
+        let tried = Vec::new();
+        self.mount(Start { format, head, version: None, stale: None, tried, is_known: false })
     }
 
     /// What the head was when this snapshot was the newest.
@@ -210,7 +249,12 @@ impl Begin<'_> {
     ) -> Result<Fit, WorkspaceError> {
         match &self.state {
             Some(state) if state.fits(snapshot) => Ok(Fit::Same),
-            _ if self.options.discard_local || !has_changes(&self.local)? => Ok(Fit::Anew),
+            // What the kernel remembers of a mount that is taken over lies on our base.
+            _ if self.options.local.connection.is_none()
+                && (self.options.discard_local || !has_changes(&self.local)?) =>
+            {
+                Ok(Fit::Anew)
+            }
             _ => Err(WorkspaceError::Diverged {
                 name: self.options.name.clone(),
                 dir: self.options.local_dir.display().to_string(),
@@ -229,7 +273,11 @@ impl Begin<'_> {
             store: start.format.store_id,
             epoch: if self.options.writable() { start.head.epoch } else { Epoch(0) },
             base: start.head.snapshot.as_ref().map(|snapshot| snapshot.id),
-            pending: Vec::new(),
+            // A swap of the daemon before may still turn out to be won.
+            pending: match &self.state {
+                Some(state) if start.is_known => state.pending.clone(),
+                _ => Vec::new(),
+            },
         };
         if self.state.as_ref() != Some(&state) {
             state.save(&self.local)?;
@@ -267,14 +315,19 @@ impl Begin<'_> {
             &fs_options,
             clock,
         );
+        if self.options.local.connection.is_some() {
+            fs.inherit();
+            crash_point("resume.inherited");
+        }
         if writable && start.head.root.is_none() {
             make_root(&fs, &namespace, self.options)?;
         }
         let renewed_at = self.clock.monotonic();
         let base_created = start.head.snapshot.as_ref().and_then(store::created);
-        Ok(Active {
+        let active = Active {
             options: self.options.clone(),
             store_id: start.format.store_id,
+            format: start.format,
             epoch: state.epoch,
             clock: self.clock,
             remote: self.remote,
@@ -291,10 +344,11 @@ impl Begin<'_> {
                 base_packs: start.head.tree_packs.clone(),
                 head: start.head,
                 version: start.version,
-                tried: Vec::new(),
+                tried: start.tried,
                 stale: start.stale,
                 state,
                 renewed_at,
+                renew_now: start.is_known && writable,
                 base_created,
                 unlisted: Vec::new(),
                 fenced: None,
@@ -302,7 +356,11 @@ impl Begin<'_> {
             tally: Mutex::new(Tally::default()),
             closed: AtomicBool::new(false),
             hurry: Hurry::default(),
-        })
+        };
+        if !start.is_known {
+            active.keep_head(&active.mount.lock());
+        }
+        Ok(active)
     }
 }
 

@@ -63,8 +63,9 @@ impl Iterator for Records<'_, '_> {
 }
 
 /// The stream. Where an edit and a record have one key, the edit holds. Staged extents without an
-/// edit are those of orphans: they are left out, and the base keeps what it has there, which only
-/// the orphan's removal will ever look at.
+/// edit are those of orphans, which nobody will read on another machine: the tree gets a hole there.
+/// What the base has under such a key may not stay: it may be longer than what was written over it,
+/// and lie across what else the overlay says.
 pub struct NewRecords<'a, 'b> {
     records: Records<'a, 'b>,
     ahead: Option<Change>,
@@ -83,7 +84,7 @@ impl<'a, 'b> NewRecords<'a, 'b> {
             let Some(next) = self.records.next() else { return Ok(()) };
             let (key, value) = next?;
             let staged = value.as_ref().is_some_and(|value| is_staged_record(&key, value));
-            self.ahead = (!staged).then_some((key, value));
+            self.ahead = Some((key, value.filter(|_| !staged)));
         }
         Ok(())
     }

@@ -4,11 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
+mod bad_line;
 mod bad_store;
 mod git;
 mod idle;
 mod leaving;
 mod life;
+mod s3_double;
+mod replace;
 mod scripts;
 mod support;
 mod verify;

@@ -143,11 +143,22 @@ impl World {
         nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap())
     }
 
-    /// Kills that daemon as a crash would.
+    /// Kills that daemon as a crash of everything would, its keeper included: the mount is dead.
     pub fn crash(&self) {
+        let status = self.status();
+        for process in ["keeper_pid", "pid"] {
+            let Some(pid) = status[process].as_i64() else { continue };
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+            nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+            wait_for("the process's end", || !is_alive(pid));
+        }
+    }
+
+    /// Kills the daemon, and returns at once.
+    pub fn kill_daemon(&self) -> nix::unistd::Pid {
         let pid = self.daemon();
         nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
-        wait_for("the daemon's end", || !is_alive(pid));
+        pid
     }
 
     /// A daemon in the foreground that is ready. `socket` is where it notified.
@@ -181,13 +192,16 @@ impl Drop for World {
         for entry in fs::read_dir(self.path("run")).into_iter().flatten().flatten() {
             let text = fs::read(entry.path()).unwrap_or_default();
             let Ok(entry) = serde_json::from_slice::<Value>(&text) else { continue };
-            let Some(pid) = entry["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()) else {
-                continue;
-            };
-            let pid = nix::unistd::Pid::from_raw(pid);
-            let runs = fs::read_link(format!("/proc/{pid}/exe"));
-            if runs.is_ok_and(|exe| exe == dormouse()) {
-                let _ = nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL);
+            // The keeper first, or there would be another daemon.
+            for pid in [&entry["keeper"]["pid"], &entry["pid"]] {
+                let Some(pid) = pid.as_i64().and_then(|pid| i32::try_from(pid).ok()) else {
+                    continue;
+                };
+                let pid = nix::unistd::Pid::from_raw(pid);
+                let runs = fs::read_link(format!("/proc/{pid}/exe"));
+                if runs.is_ok_and(|exe| exe == dormouse() || exe.starts_with(&inside)) {
+                    let _ = nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL);
+                }
             }
         }
         for mountpoint in mountpoints().iter().filter(|path| path.starts_with(&inside)).rev() {
@@ -229,9 +243,13 @@ impl Foreground {
         Ran::new(child.wait_with_output().unwrap())
     }
 
+    /// The process that was started.
+    pub fn pid(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(self.child.as_ref().unwrap().id() as i32)
+    }
+
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
-        let pid = self.child.as_ref().unwrap().id();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).unwrap();
+        nix::sys::signal::kill(self.pid(), signal).unwrap();
     }
 
     /// Waits for its end.

@@ -7,7 +7,7 @@ use dormouse::types::{Ino, Name};
 
 use crate::machine::{Machine, WAIT};
 
-const ROOT: Caller = Caller { uid: 0, gid: 0, umask: 0, fetch: WAIT };
+const ROOT: Caller = Caller { uid: 0, gid: 0, umask: 0, fetch: WAIT, request: None };
 
 fn file(machine: &Machine, name: &str) -> Ino {
     let name = Name::new(name.as_bytes()).unwrap();

@@ -12,8 +12,8 @@ use dormouse::types::{Attr, Clock, Ino, Kind, Name};
 
 use crate::machine::{Machine, WAIT};
 
-const ROOT: Caller = Caller { uid: 0, gid: 0, umask: 0, fetch: WAIT };
-const LOCAL: Caller = Caller { uid: 0, gid: 0, umask: 0, fetch: Fetch::LocalOnly };
+const ROOT: Caller = Caller { uid: 0, gid: 0, umask: 0, fetch: WAIT, request: None };
+const LOCAL: Caller = Caller { uid: 0, gid: 0, umask: 0, fetch: Fetch::LocalOnly, request: None };
 
 fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).unwrap()

@@ -85,7 +85,7 @@ impl Run {
             false => Who { uid: USER, gid: USER, umask: 0o077 },
         };
         let Who { uid, gid, umask } = who;
-        (Caller { uid, gid, umask, fetch: WAIT }, who)
+        (Caller { uid, gid, umask, fetch: WAIT, request: None }, who)
     }
 
     fn looked_up(&mut self, ino: Ino) {

@@ -114,3 +114,34 @@ fn credentials_of_a_process_are_refreshed_while_running() {
     let asked = std::fs::read_to_string(log).unwrap().lines().count();
     assert!(asked >= 2, "asked {asked} times for credentials that expire at once");
 }
+
+/// A machine that slept, or whose clock was never set, signs at a time that the store refuses. The
+/// store's own time stands in that very refusal.
+#[test]
+fn a_machine_whose_clock_is_wrong_signs_by_the_store_s() {
+    let Some((endpoint, bucket, _guard)) = gateway() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let (library, told) = (home.path().join("shim.so"), home.path().join("shim"));
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/torture.d/shim.c");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl");
+    assert!(compiler.status().unwrap().success());
+    for hours in [-30_i64, 30] {
+        std::fs::write(&told, [(hours * 3600).to_le_bytes(), 0_i64.to_le_bytes()].concat())
+            .unwrap();
+        let set = [
+            ("AWS_ACCESS_KEY_ID", "testkey"),
+            ("AWS_SECRET_ACCESS_KEY", "testsecret"),
+            ("LD_PRELOAD", library.to_str().unwrap()),
+            ("DORMOUSE_SHIM", told.to_str().unwrap()),
+        ];
+        let said = child(&format!("{endpoint} {bucket} - 2"), home.path(), &set);
+        assert_eq!(said.matches("STORED").count(), if hours < 0 { 2 } else { 0 }, "{said}");
+        // The second time the objects are there, which it takes a good signature to be told.
+        assert_eq!(
+            said.matches("FAILED Conflict").count(),
+            if hours < 0 { 0 } else { 2 },
+            "{said}"
+        );
+    }
+}

@@ -476,3 +476,35 @@ fn a_head_or_snapshot_that_is_damaged_on_the_way_is_read_again() {
     }
     assert_eq!(world.faults.injected(), 4);
 }
+
+/// Written at the beginning of a piece that was sealed before, and unlinked while open: the
+/// checkpoint kept the whole old piece beside the rest of it, and was called damaged (found by
+/// `scripts/torture faults`).
+#[test]
+fn a_checkpoint_of_an_unlinked_open_file_that_was_written_to_is_sound() {
+    let world = World::new();
+    let workspace = world.resume("a");
+    let files = world.files(&workspace);
+    let inos =
+        [(0, "begin"), (262_144, "piece"), (300_000, "middle"), (0, "short")].map(|(at, f)| {
+            let ino = files.write(f, &noise(at, 700_000));
+            (at, f, ino)
+        });
+    checkpoint(&workspace).unwrap();
+    for (at, file, ino) in inos {
+        let directory = dormouse::types::Ino::ROOT;
+        files.fs.lookup(&files.caller(), directory, &crate::world::name(file)).unwrap();
+        files.write_at(ino, at, &noise(7, 5000));
+        files.unlink(file);
+    }
+    let before = inos.map(|(_, _, ino)| files.read_ino(ino));
+    for _ in 0..2 {
+        files.write("other", &noise(4, 1000));
+        checkpoint(&workspace).unwrap();
+        let report = verify(&world, Depth::Full);
+        assert!(report.sound, "{:#?}", report.problems);
+    }
+    assert!(before == inos.map(|(_, _, ino)| files.read_ino(ino)), "they are open still");
+    hibernate(&workspace).unwrap();
+    assert!(verify(&world, Depth::Full).sound);
+}

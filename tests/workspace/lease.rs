@@ -356,3 +356,55 @@ fn copies_that_resume_at_once_get_different_epochs_and_one_of_them_seals() {
         assert!(matches!(checkpoint(loser), Err(WorkspaceError::Fenced { .. })));
     }
 }
+
+/// A writer that was told a wrong version of its own head lost the next swap, read its own head
+/// there, did not know it for its own (only heads of swaps without an answer were), and took itself
+/// for fenced: read-only for good, because of one bad line of an answer.
+#[test]
+fn an_answer_with_a_wrong_version_costs_a_request_and_fences_nobody() {
+    let world = World::new();
+    world.faults.inject(When::next(Op::Put, "/head"), Fault::WrongVersion);
+    let workspace = world.resume("a");
+    let files = world.files(&workspace);
+    files.write("f", b"one");
+    checkpoint(&workspace).unwrap();
+    world.faults.inject(When::next(Op::Put, "/head"), Fault::WrongVersion);
+    files.write("g", b"two");
+    checkpoint(&workspace).unwrap();
+    hibernate(&workspace).unwrap();
+    workspace.close().unwrap();
+    drop(workspace);
+    world.faults.inject(When::next(Op::Get, "/head"), Fault::WrongVersion);
+    let workspace = world.resume("b");
+    assert_eq!(world.files(&workspace).read("g"), b"two");
+    let mut options = world.options("b");
+    options.lease_ttl = Duration::ZERO;
+    workspace.close().unwrap();
+    drop(workspace);
+    world.faults.inject(When::next(Op::Put, "/head"), Fault::WrongVersion);
+    let workspace = world.try_resume(&options).unwrap();
+    workspace.upkeep().unwrap();
+    assert!(workspace.status().fenced.is_none(), "by a renewal");
+}
+
+/// Over plain HTTP a bit may flip on the way: a mount failed as if the store were damaged.
+#[test]
+fn a_head_or_format_that_is_damaged_on_its_way_is_fetched_again() {
+    let world = World::new();
+    let workspace = world.resume("a");
+    world.files(&workspace).write("f", b"one");
+    hibernate(&workspace).unwrap();
+    workspace.close().unwrap();
+    drop(workspace);
+    for fault in [Fault::Corrupt(40), Fault::Truncate(20)] {
+        for key in ["/head", "format"] {
+            world.faults.inject(When::next(Op::Get, key), fault.clone());
+        }
+        let workspace = world.resume("b");
+        assert_eq!(world.files(&workspace).read("f"), b"one");
+        hibernate(&workspace).unwrap();
+        workspace.close().unwrap();
+    }
+    world.faults.inject(When::every(Op::Get, "/head"), Fault::Corrupt(40));
+    assert!(matches!(world.try_resume(&world.options("c")), Err(WorkspaceError::Corrupt { .. })));
+}

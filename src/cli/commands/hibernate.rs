@@ -88,7 +88,7 @@ fn recover(context: &Context, settings: &WorkspaceSettings, args: &HibernateArgs
     if !context.json {
         output::note(&format!("recovering {}", settings.cache_dir.display()));
     }
-    let workspace = wiring::resume(context, settings)?;
+    let workspace = wiring::resume(context, settings, wiring::Kept::default())?;
     let until = args.timeout.map(|span| context.clock.monotonic() + span.0);
     let mut meter = Meter::new(context.clock.as_ref());
     let sealed = workspace.hibernate(until, &mut |view| {

@@ -7,6 +7,7 @@ mod mount;
 mod status;
 mod store;
 mod unmount;
+mod upgrade;
 mod verify;
 
 pub use checkpoint::checkpoint;
@@ -16,4 +17,5 @@ pub use mount::mount;
 pub use status::status;
 pub use store::{init, snapshots, workspaces};
 pub use unmount::unmount;
+pub use upgrade::upgrade;
 pub use verify::verify;

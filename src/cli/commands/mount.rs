@@ -6,7 +6,7 @@ use crate::cli::args::{LogArgs, MountArgs};
 use crate::cli::context::Context;
 use crate::cli::exit::{Code, Failure, Outcome};
 use crate::cli::settings::MountSettings;
-use crate::cli::{daemon, logging, output, spawn};
+use crate::cli::{daemon, keeper, logging, output, spawn, wiring};
 use crate::control::Liveness;
 use crate::fuse;
 
@@ -14,9 +14,19 @@ use crate::fuse;
 /// when it is over.
 pub fn mount(context: &Context, args: MountArgs, log: &LogArgs, line: &[OsString]) -> Outcome {
     let mut settings = MountSettings::new(args, &context.config, &context.env)?;
+    if let Some(descriptors) = &context.env.kept {
+        // Its keeper has looked at the place; and what is taken over lies there.
+        return daemon::run(context, settings, log, Some(descriptors));
+    }
+    if let Some(state) = &context.env.keeper_state {
+        return keeper::resume(context, &settings, log, (line, state));
+    }
     check_place(context, &mut settings)?;
     if context.env.ready_on_stdout || settings.foreground {
-        return daemon::run(context, settings, log);
+        return match wiring::wants_keeper(&settings) {
+            true => keeper::run(context, &settings, log, line),
+            false => daemon::run(context, settings, log, None),
+        };
     }
     logging::start(log, "warn")?;
     let facts = spawn::daemon(line)?;

@@ -10,22 +10,41 @@ use crate::cli::exit::{Failure, Outcome};
 use crate::cli::facts::MountFacts;
 use crate::cli::output;
 use crate::cli::units::{ByteSize, Span};
-use crate::control::{Client, Liveness};
+use crate::control::{Client, ClientError, Liveness};
 use crate::workspace::AheadCounts;
+
+/// Between two questions to a mount whose daemon has died.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Shows one mount or all of this machine.
 pub fn status(context: &Context, args: &StatusArgs) -> Outcome {
     let Some(target) = &args.target else { return all(context) };
-    let (entry, client) = context.running(target)?;
     if args.metrics {
-        return output::print(&client.metrics(STATUS_DEADLINE)?);
+        return output::print(&ask(context, target, &|client| client.metrics(STATUS_DEADLINE))?);
     }
-    // Between the entry and the question the daemon may end: then nothing is mounted there.
-    let value = client.status(STATUS_DEADLINE).map_err(|error| match error {
-        crate::control::ClientError::Gone { .. } => context.died(&entry),
-        other => Failure::from(other),
-    })?;
+    let value = ask(context, target, &|client| client.status(STATUS_DEADLINE))?;
     output::facts(context.json, &value, &describe(&value)?)
+}
+
+/// Asks the daemon; where it dies meanwhile, the one that takes over.
+fn ask<T>(
+    context: &Context,
+    target: &str,
+    question: &dyn Fn(&Client) -> Result<T, ClientError>,
+) -> Outcome<T> {
+    loop {
+        let (entry, client) = context.running(target)?;
+        let is_kept = entry.keeper.is_some_and(|keeper| keeper.runs());
+        match question(&client) {
+            Err(ClientError::Gone { .. } | ClientError::Broken { .. }) if is_kept => {
+                // It is looked for again, and what became of the mount.
+                std::thread::sleep(PAUSE);
+            }
+            // Between the entry and the question it may end: then nothing is mounted there.
+            Err(ClientError::Gone { .. }) => return Err(context.died(&entry)),
+            answer => return Ok(answer?),
+        }
+    }
 }
 
 fn all(context: &Context) -> Outcome {
@@ -112,6 +131,10 @@ fn text(facts: &MountFacts) -> String {
         ),
     );
     line("transport", transport(&facts.transport).to_owned());
+    if let Some(keeper) = facts.keeper_pid {
+        let text = format!("process {keeper}; taken over {} times", facts.adoptions);
+        line("keeper", text);
+    }
     line("cache dir", facts.cache_dir.display().to_string());
     if let Some(lease) = &status.lease {
         let (age, ttl) = (span(lease.age_secs), span(lease.ttl_secs));

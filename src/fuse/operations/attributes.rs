@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Operations, done};
+use super::{Operations, done, done_again};
 use crate::fs::{FsError, SetAttr, XattrMode};
 use crate::fuse::answer::{AnswerAttr, AnswerData, AnswerEmpty, AnswerXattr, FOREVER};
 use crate::fuse::convert;
@@ -33,10 +33,11 @@ impl Operations {
         change: SetAttr,
         answer: A,
     ) {
-        self.server.serve(
+        self.server.serve_change(
             Call::new(origin, Opcode::SetAttr, ino),
             answer,
-            move |fs, caller, _| fs.setattr(caller, ino, &change),
+            move |fs, caller| fs.setattr(caller, ino, &change),
+            move |fs, caller, _| fs.getattr(caller, ino),
             move |attr, answer: A| answer.attr(FOREVER, ino, &attr),
         );
     }
@@ -61,12 +62,13 @@ impl Operations {
             return self.unwanted(Opcode::SetXattr, answer);
         }
         let (name, value) = (name.to_owned(), value.to_owned());
-        self.server.serve(
+        self.server.serve_change(
             Call::new(origin, Opcode::SetXattr, ino),
             answer,
-            move |fs, caller, _| {
+            move |fs, caller| {
                 fs.setxattr(caller, ino, (&name, &value), mode.ok_or(FsError::Invalid)?)
             },
+            done_again,
             done::<A>,
         );
     }
@@ -119,10 +121,11 @@ impl Operations {
             return self.unwanted(Opcode::RemoveXattr, answer);
         }
         let name = name.to_owned();
-        self.server.serve(
+        self.server.serve_change(
             Call::new(origin, Opcode::RemoveXattr, ino),
             answer,
-            move |fs, caller, _| fs.removexattr(caller, ino, &name),
+            move |fs, caller| fs.removexattr(caller, ino, &name),
+            done_again,
             done::<A>,
         );
     }

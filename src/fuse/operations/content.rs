@@ -1,6 +1,6 @@
 //! A file's content.
 
-use super::{Operations, done};
+use super::{Operations, done, done_again};
 use crate::fs::{AllocateMode, Caller, CopyRange, Filesystem, FsError, Seek};
 use crate::fuse::answer::{AnswerData, AnswerEmpty, AnswerOffset, AnswerWritten};
 use crate::fuse::convert::COPY_BYTES_MAX;
@@ -45,12 +45,11 @@ impl Operations {
         (range, mode): ((u64, u64), Option<AllocateMode>),
         answer: A,
     ) {
-        self.server.serve(
+        self.server.serve_change(
             Call::new(origin, Opcode::FAllocate, ino),
             answer,
-            move |fs, caller, _| {
-                fs.fallocate(caller, ino, range, mode.ok_or(FsError::Unsupported)?)
-            },
+            move |fs, caller| fs.fallocate(caller, ino, range, mode.ok_or(FsError::Unsupported)?),
+            done_again,
             done::<A>,
         );
     }
@@ -83,10 +82,11 @@ impl Operations {
         answer: A,
     ) {
         let range = CopyRange { len: range.len.min(COPY_BYTES_MAX), ..range };
-        self.server.serve(
+        self.server.serve_change(
             Call::new(origin, Opcode::CopyFileRange, range.source),
             answer,
-            move |fs, caller, _| fs.copy_range(caller, &range),
+            move |fs, caller| fs.copy_range(caller, &range),
+            |_, _, copied| Ok(copied),
             // Within COPY_BYTES_MAX.
             |copied, answer: A| answer.written(u32::try_from(copied).unwrap_or(u32::MAX)),
         );

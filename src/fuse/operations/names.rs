@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{NewMode, Operations, Place, done};
-use crate::fs::{Entry, FsError, NewNode, RenameMode};
+use super::{NewMode, Operations, Place, done, done_again};
+use crate::fs::{Caller, Entry, Filesystem, FsError, NewNode, RenameMode};
 use crate::fuse::answer::{AnswerCreated, AnswerEmpty, AnswerEntry, FOREVER};
 use crate::fuse::convert::bare_attr;
 use crate::fuse::count::Opcode;
@@ -13,6 +13,10 @@ use crate::types::{Ino, Kind};
 
 fn send_entry<A: AnswerEntry>(entry: Entry, answer: A) {
     answer.entry(FOREVER, entry.ino, &entry.attr);
+}
+
+fn entry_again(fs: &Filesystem, caller: &Caller, ino: u64) -> Result<Entry, FsError> {
+    fs.entry_again(caller, Ino(ino))
 }
 
 impl Operations {
@@ -55,10 +59,11 @@ impl Operations {
         (node, umask): (Option<NewNode>, u32),
         answer: A,
     ) {
-        self.server.serve(
+        self.server.serve_change(
             Call::new(origin, Opcode::MkNod, place.directory).umask(umask),
             answer,
-            move |fs, caller, _| fs.mknod(caller, place.at()?, node.ok_or(FsError::Invalid)?),
+            move |fs, caller| fs.mknod(caller, place.at()?, node.ok_or(FsError::Invalid)?),
+            entry_again,
             send_entry::<A>,
         );
     }
@@ -70,10 +75,11 @@ impl Operations {
         new: NewMode,
         answer: A,
     ) {
-        self.server.serve(
+        self.server.serve_change(
             Call::new(origin, Opcode::MkDir, place.directory).umask(new.umask),
             answer,
-            move |fs, caller, _| fs.mkdir(caller, place.at()?, new.mode & 0o7777),
+            move |fs, caller| fs.mkdir(caller, place.at()?, new.mode & 0o7777),
+            entry_again,
             send_entry::<A>,
         );
     }
@@ -86,10 +92,11 @@ impl Operations {
         answer: A,
     ) {
         let target = target.to_owned();
-        self.server.serve(
+        self.server.serve_change(
             Call::new(origin, Opcode::SymLink, place.directory),
             answer,
-            move |fs, caller, _| fs.symlink(caller, place.at()?, &target),
+            move |fs, caller| fs.symlink(caller, place.at()?, &target),
+            entry_again,
             send_entry::<A>,
         );
     }
@@ -101,10 +108,11 @@ impl Operations {
         place: Place,
         answer: A,
     ) {
-        self.server.serve(
+        self.server.serve_change(
             Call::new(origin, Opcode::Link, ino),
             answer,
-            move |fs, caller, _| fs.link(caller, ino, place.at()?),
+            move |fs, caller| fs.link(caller, ino, place.at()?),
+            entry_again,
             send_entry::<A>,
         );
     }
@@ -118,19 +126,21 @@ impl Operations {
         answer: A,
     ) {
         let is_exclusive = flags & libc::O_EXCL != 0;
-        self.server.serve(
+        self.server.serve_change(
             Call::new(origin, Opcode::Create, place.directory).umask(new.umask),
             answer,
-            move |fs, caller, _| fs.create(caller, place.at()?, new.mode & 0o7777, is_exclusive),
+            move |fs, caller| fs.create(caller, place.at()?, new.mode & 0o7777, is_exclusive),
+            entry_again,
             |entry, answer: A| answer.created(entry.ino, &entry.attr),
         );
     }
 
     pub(in crate::fuse) fn unlink<A: AnswerEmpty>(&self, origin: Origin, place: Place, answer: A) {
-        self.server.serve(
+        self.server.serve_change(
             Call::new(origin, Opcode::Unlink, place.directory),
             answer,
-            move |fs, caller, _| fs.unlink(caller, place.at()?),
+            move |fs, caller| fs.unlink(caller, place.at()?),
+            done_again,
             done::<A>,
         );
     }
@@ -141,10 +151,11 @@ impl Operations {
         place: Place,
         answer: A,
     ) {
-        self.server.serve(
+        self.server.serve_change(
             Call::new(origin, Opcode::RmDir, place.directory),
             answer,
-            move |fs, caller, _| fs.rmdir(caller, place.at()?),
+            move |fs, caller| fs.rmdir(caller, place.at()?),
+            done_again,
             done::<A>,
         );
     }
@@ -156,12 +167,13 @@ impl Operations {
         mode: Option<RenameMode>,
         answer: A,
     ) {
-        self.server.serve(
+        self.server.serve_change(
             Call::new(origin, Opcode::Rename, from.directory),
             answer,
-            move |fs, caller, _| {
+            move |fs, caller| {
                 fs.rename(caller, from.at()?, to.at()?, mode.ok_or(FsError::Invalid)?)
             },
+            done_again,
             done::<A>,
         );
     }

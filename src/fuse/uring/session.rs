@@ -13,6 +13,7 @@ use super::device;
 use super::inbox::Inbox;
 use super::plan::{NoUring, Plan, WorkerPlan};
 use super::worker::Worker;
+use crate::fuse::direct::has_ended;
 use crate::fuse::governor::Requests;
 use crate::fuse::operations::Operations;
 use crate::fuse::options::MountOptions;
@@ -195,7 +196,7 @@ struct Ending {
 /// Ends the connection, unless it has ended: then its number, and the place where it was mounted,
 /// may be another mount's by now.
 fn end_connection(aborter: &Aborter, device: &OwnedFd) {
-    if device::has_ended(device) {
+    if has_ended(device) {
         return;
     }
     if let Err(error) = aborter.abort() {

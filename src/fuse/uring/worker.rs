@@ -11,9 +11,9 @@ use nix::unistd::Pid;
 
 use super::abi;
 use super::buffer::Buffer;
-use super::device::has_ended;
 use super::inbox::{Inbox, Reply, RingOutlet};
 use super::plan::{QueuePlan, WorkerPlan};
+use crate::fuse::direct::has_ended;
 use crate::fuse::dispatch::dispatch;
 use crate::fuse::operations::Operations;
 use crate::fuse::wire::{Body, Header, Operation, Outlet, out_header};

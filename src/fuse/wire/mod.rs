@@ -17,7 +17,7 @@ mod tests;
 
 pub(super) use answer::{Outlet, WireAnswer};
 pub(super) use fields::Malformed;
-pub(super) use init::{InitIn, InitOut};
-pub(super) use notice::attributes_changed;
+pub(super) use init::{InitIn, InitOut, MAJOR};
+pub(super) use notice::{attributes_changed, resend};
 pub(super) use reply::{Body, OUT_HEADER_LEN, out_header};
-pub(super) use request::{FIXED_LEN_MAX, Forgets, HEADER_LEN, Header, Operation};
+pub(super) use request::{FIXED_LEN_MAX, Forgets, HEADER_LEN, Header, Operation, opcodes};

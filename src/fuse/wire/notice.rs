@@ -22,3 +22,16 @@ pub(in crate::fuse) fn attributes_changed(ino: Ino) -> Vec<u8> {
     message.i64(0);
     message
 }
+
+/// `FUSE_NOTIFY_RESEND`.
+const RESEND: u32 = 7;
+
+/// What has no answer yet is to be sent again.
+pub(in crate::fuse) fn resend() -> Vec<u8> {
+    let mut message = Vec::with_capacity(OUT_HEADER_LEN);
+    // 16 bytes.
+    message.u32(OUT_HEADER_LEN as u32);
+    message.u32(RESEND);
+    message.u64(0);
+    message
+}

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
-pub(super) use record::{Change, HEADER_LEN, PAYLOAD_LEN_MAX, encode_change};
+pub(super) use record::{Change, HEADER_LEN, PAYLOAD_LEN_MAX, encode_carried_out, encode_change};
 pub(super) use recover::replay;
 
 #[cfg(test)]

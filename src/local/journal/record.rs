@@ -10,13 +10,17 @@
 //! seq           1 for a directory's first commit, then each its predecessor's plus one
 //! batch         changes: kind u8 | key len u16 | value len u32 | key | value
 //!               kind 0 tombstone, 1 value, 2 base (the overlay says nothing); value only for 1
+//!               kind 3, at most once: the request of the kernel that the commit carries out;
+//!               key = connection u64 | unique u64, value = result u64
 //! ```
 //! Data comes first, so that an extent points at raw bytes in the segment file.
 
 use bytes::Bytes;
 
 use crate::format::Key;
+use crate::local::CarriedOut;
 use crate::local::memtable::State;
+use crate::types::{ConnectionId, RequestId};
 
 /// Bytes before a record's data.
 pub(in crate::local) const HEADER_LEN: usize = 28;
@@ -26,6 +30,7 @@ pub(in crate::local) const PAYLOAD_LEN_MAX: usize = 256 << 20;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"DMJ1");
 const CHANGE_HEADER_LEN: usize = 7;
+const CARRIED_OUT: u8 = 3;
 
 /// A record's header, checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,12 +90,24 @@ pub(in crate::local) enum Change<'a> {
 
 /// Appends a change to a batch. Keys and values are within the bounds of `format`.
 pub(in crate::local) fn encode_change(out: &mut Vec<u8>, key: &Key, change: Change<'_>) {
-    let key = key.as_bytes();
     let (kind, value) = match change {
         Change::Tombstone => (0, &[][..]),
         Change::Value(value) => (1, value),
         Change::Base => (2, &[][..]),
     };
+    put_change(out, kind, key.as_bytes(), value);
+}
+
+/// Appends to a batch that it carries a request out.
+pub(in crate::local) fn encode_carried_out(out: &mut Vec<u8>, done: &CarriedOut) {
+    let RequestId { connection, unique } = done.request;
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&connection.0.to_le_bytes());
+    key[8..].copy_from_slice(&unique.to_le_bytes());
+    put_change(out, CARRIED_OUT, &key, &done.result.to_le_bytes());
+}
+
+fn put_change(out: &mut Vec<u8>, kind: u8, key: &[u8], value: &[u8]) {
     out.push(kind);
     out.extend_from_slice(&(key.len() as u16).to_le_bytes());
     out.extend_from_slice(&(value.len() as u32).to_le_bytes());
@@ -98,15 +115,30 @@ pub(in crate::local) fn encode_change(out: &mut Vec<u8>, key: &Key, change: Chan
     out.extend_from_slice(value);
 }
 
-/// The changes of a batch, in order; an error's text says what is wrong.
-pub(super) fn decode_batch(batch: &[u8]) -> Result<Vec<(Key, State)>, &'static str> {
-    let mut changes = Vec::new();
+/// A batch, read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::local) struct Decoded {
+    /// The changes, in order.
+    pub(in crate::local) changes: Vec<(Key, State)>,
+    /// The request that it carries out.
+    pub(in crate::local) carried_out: Option<CarriedOut>,
+}
+
+/// A batch's content; an error's text says what is wrong.
+pub(super) fn decode_batch(batch: &[u8]) -> Result<Decoded, &'static str> {
+    let mut decoded = Decoded::default();
     let mut rest = batch;
     while let Some((head, tail)) = rest.split_first_chunk::<CHANGE_HEADER_LEN>() {
         let key_len = usize::from(u16::from_le_bytes([head[1], head[2]]));
         let value_len = u32::from_le_bytes([head[3], head[4], head[5], head[6]]) as usize;
         let (key, tail) = tail.split_at_checked(key_len).ok_or("a key is cut off")?;
         let (value, tail) = tail.split_at_checked(value_len).ok_or("a value is cut off")?;
+        rest = tail;
+        if head[0] == CARRIED_OUT {
+            let done = decode_carried_out(key, value).ok_or("a request is malformed")?;
+            decoded.carried_out = Some(done);
+            continue;
+        }
         let key = Key::from_bytes(key).map_err(|_| "a key is malformed")?;
         let state = match head[0] {
             0 if value.is_empty() => State::Tombstone,
@@ -114,10 +146,19 @@ pub(super) fn decode_batch(batch: &[u8]) -> Result<Vec<(Key, State)>, &'static s
             2 if value.is_empty() => State::Base,
             _ => return Err("a change is of no known kind"),
         };
-        changes.push((key, state));
-        rest = tail;
+        decoded.changes.push((key, state));
     }
-    if rest.is_empty() { Ok(changes) } else { Err("bytes are left over") }
+    if rest.is_empty() { Ok(decoded) } else { Err("bytes are left over") }
+}
+
+fn decode_carried_out(key: &[u8], value: &[u8]) -> Option<CarriedOut> {
+    let (words, rest) = key.as_chunks::<8>();
+    let [connection, unique] = words.try_into().ok().filter(|_| rest.is_empty())?;
+    let request = RequestId {
+        connection: ConnectionId(u64::from_le_bytes(connection)),
+        unique: u64::from_le_bytes(unique),
+    };
+    Some(CarriedOut { request, result: u64::from_le_bytes(value.try_into().ok()?) })
 }
 
 #[cfg(test)]
@@ -152,7 +193,12 @@ mod tests {
         let whole = batch.len();
         encode_change(&mut batch, &b, Change::Tombstone);
         encode_change(&mut batch, &a, Change::Base);
-        let decoded = decode_batch(&batch).unwrap();
+        let request = RequestId { connection: ConnectionId(7), unique: 1 << 40 };
+        let done = CarriedOut { request, result: u64::MAX };
+        encode_carried_out(&mut batch, &done);
+        let Decoded { changes: decoded, carried_out } = decode_batch(&batch).unwrap();
+        assert_eq!(carried_out, Some(done));
+        assert!(decode_batch(&batch[..batch.len() - 1]).is_err());
         let value = State::Value(Bytes::from_static(b"value"));
         assert_eq!(decoded, [(a.clone(), value), (b, State::Tombstone), (a, State::Base)]);
         for cut in 1..whole {

@@ -8,11 +8,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::record::{HEADER_LEN, Header, decode_batch};
+use super::record::{Decoded, HEADER_LEN, Header, decode_batch};
 use super::segment::{self, SEGMENT_HEADER_LEN, Segment};
 use super::{Journal, Position, sync};
-use crate::format::Key;
-use crate::local::memtable::State;
 use crate::local::{LocalError, crash_point};
 use crate::types::CacheId;
 
@@ -158,12 +156,12 @@ fn read_header(segment: &Segment, at: u64, len: u64) -> Result<Option<Header>, L
     Ok(Header::decode(&bytes).filter(|header| header.record_len() <= len - at))
 }
 
-/// Hands the changes of every record after `applied` to `visit`, with the position after it.
+/// Hands what every record after `applied` says to `visit`, with the position after it.
 /// The journal was just opened: all its records are whole.
 pub(in crate::local) fn replay(
     journal: &Journal,
     applied: Option<Position>,
-    visit: &mut dyn FnMut(Vec<(Key, State)>, Position) -> Result<(), LocalError>,
+    visit: &mut dyn FnMut(Decoded, Position) -> Result<(), LocalError>,
 ) -> Result<(), LocalError> {
     let applied = applied.unwrap_or_default();
     let mut at = applied;
@@ -179,20 +177,16 @@ pub(in crate::local) fn replay(
             if segment.number == applied.segment { applied.offset } else { SEGMENT_HEADER_LEN };
         at = Position { segment: segment.number, offset, seq: at.seq };
         while at.offset < len {
-            let (header, changes) = read_changes(&segment, at, len)?;
+            let (header, decoded) = read_batch(&segment, at, len)?;
             at.offset += header.record_len();
             at.seq = header.seq;
-            visit(changes, at)?;
+            visit(decoded, at)?;
         }
     }
     Ok(())
 }
 
-fn read_changes(
-    segment: &Segment,
-    at: Position,
-    len: u64,
-) -> Result<(Header, Vec<(Key, State)>), LocalError> {
+fn read_batch(segment: &Segment, at: Position, len: u64) -> Result<(Header, Decoded), LocalError> {
     let damaged = |what: &str| {
         let (number, offset) = (segment.number, at.offset);
         LocalError::corrupt(format!("journal segment {number}, record at {offset}: {what}"))

@@ -53,8 +53,8 @@ fn append(journal: &Journal, n: u64, data: &[u8]) -> Result<StagedAt, LocalError
 /// The numbers of the commits that a replay shows.
 fn replayed(journal: &Journal, applied: Option<Position>) -> Vec<u64> {
     let mut numbers = Vec::new();
-    replay(journal, applied, &mut |changes, at| {
-        let [(key, State::Value(value))] = &changes[..] else { panic!("{changes:?}") };
+    replay(journal, applied, &mut |decoded, at| {
+        let [(key, State::Value(value))] = &decoded.changes[..] else { panic!("{decoded:?}") };
         assert_eq!(value[..], key.ino().0.to_le_bytes());
         numbers.push(key.ino().0);
         assert_eq!(at.seq, numbers.len() as u64 + applied.unwrap_or_default().seq);

@@ -1,4 +1,5 @@
 mod power;
+mod requests;
 
 use std::collections::BTreeMap;
 use std::path::Path;

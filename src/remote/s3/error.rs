@@ -12,6 +12,10 @@ use crate::remote::{PutMode, RemoteError};
 /// Longest text of a server that is repeated, in characters.
 const WORDS_MAX: usize = 300;
 
+/// What stores say of credentials that were good once: a look for newer ones may help.
+const STALE_KEYS: [&str; 4] =
+    ["ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"];
+
 /// What was asked for.
 pub(super) struct Asked<'a> {
     pub(super) bucket: &'a str,
@@ -20,13 +24,59 @@ pub(super) struct Asked<'a> {
     pub(super) mode: &'a PutMode,
 }
 
+/// How a request ended, for who may make it again at once.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// As it is.
+    Other(RemoteError),
+    /// Refused: the credentials that it was signed with are not, or no longer, good.
+    Credentials(RemoteError),
+    /// Refused: it was signed at another time than the store's.
+    Clock(RemoteError),
+    /// Refused without a word, as the answer to a HEAD is: it may be any of the two.
+    Unsaid(RemoteError),
+}
+
+impl Failure {
+    pub(super) fn into_error(self) -> RemoteError {
+        match self {
+            Failure::Other(error)
+            | Failure::Credentials(error)
+            | Failure::Clock(error)
+            | Failure::Unsaid(error) => error,
+        }
+    }
+}
+
+impl From<RemoteError> for Failure {
+    fn from(error: RemoteError) -> Failure {
+        Failure::Other(error)
+    }
+}
+
 /// The HTTP status, where an answer came.
 pub(super) fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
     error.raw_response().map(|response| response.status().as_u16())
 }
 
 impl Asked<'_> {
-    pub(super) fn classify<E>(&self, error: &SdkError<E, HttpResponse>) -> RemoteError
+    pub(super) fn classify<E>(&self, error: &SdkError<E, HttpResponse>) -> Failure
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let meaning = self.meaning(error);
+        if !matches!(meaning, RemoteError::Denied { .. }) || status(error).is_none() {
+            return Failure::Other(meaning);
+        }
+        match error.code().unwrap_or("") {
+            "RequestTimeTooSkewed" => Failure::Clock(meaning),
+            code if STALE_KEYS.contains(&code) => Failure::Credentials(meaning),
+            "" => Failure::Unsaid(meaning),
+            _ => Failure::Other(meaning),
+        }
+    }
+
+    fn meaning<E>(&self, error: &SdkError<E, HttpResponse>) -> RemoteError
     where
         E: ProvideErrorMetadata + Error + 'static,
     {
@@ -69,9 +119,8 @@ impl Asked<'_> {
                      granted)"
                 ),
             },
-            (401 | 403, _) | (400, "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired") => {
-                RemoteError::Denied { cause }
-            }
+            (401 | 403, _) => RemoteError::Denied { cause },
+            (400, code) if STALE_KEYS.contains(&code) => RemoteError::Denied { cause },
             (301 | 307, _) | (400, "AuthorizationHeaderMalformed") => RemoteError::Refused {
                 key,
                 cause: format!("{cause} (is it the right region and endpoint?)"),

@@ -11,16 +11,19 @@ mod error;
 use std::fmt::Write;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use md5::{Digest, Md5};
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use self::answer::DateTap;
-use self::error::Asked;
+use self::error::{Asked, Failure};
 use super::store::clamp;
 use super::{ConditionStyle, Object, ObjectMeta, ObjectStore, PutMode};
 use super::{RemoteError, RemoteOptions, Stored, Version, key};
@@ -30,6 +33,13 @@ const HASH_INLINE_BYTES_MAX: usize = 256 * 1024;
 
 /// Pages of one listing: 100 million objects.
 const LIST_PAGES_MAX: usize = 100_000;
+
+/// A refused request is signed anew so often: with other credentials, then by the store's time.
+const RESIGNED_MAX: u32 = 2;
+
+/// Credentials that were just looked up are not looked up again within this, however many requests
+/// are refused: an external process that gives them is not run in a loop.
+const RENEW_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is known of a server's ETags.
 const ETAG_UNKNOWN: u8 = 0;
@@ -43,9 +53,19 @@ pub struct S3Store {
     /// Empty, or ends with a slash.
     prefix: String,
     options: RemoteOptions,
-    client: OnceCell<Client>,
+    client: Mutex<Option<Connected>>,
     style: AtomicU8,
     etags: AtomicU8,
+}
+
+/// A client with the credentials that were found when it was made.
+#[derive(Debug, Clone)]
+struct Connected {
+    client: Client,
+    /// Counts the clients of this store.
+    number: u64,
+    /// When it took the place of one whose credentials were refused.
+    renewed_at: Option<Instant>,
 }
 
 impl S3Store {
@@ -63,14 +83,68 @@ impl S3Store {
             bucket: bucket.to_owned(),
             prefix,
             options: options.clone(),
-            client: OnceCell::new(),
+            client: Mutex::default(),
             style: AtomicU8::new(ConditionStyle::Quoted as u8),
             etags: AtomicU8::new(ETAG_UNKNOWN),
         })
     }
 
-    async fn client(&self) -> &Client {
-        self.client.get_or_init(|| connect::connect(&self.options)).await
+    async fn client(&self) -> Connected {
+        let mut client = self.client.lock().await;
+        match client.as_ref() {
+            Some(connected) => connected.clone(),
+            None => {
+                let first = connect::connect(&self.options).await;
+                client.insert(Connected { client: first, number: 0, renewed_at: None }).clone()
+            }
+        }
+    }
+
+    /// A client with credentials newer than those of `refused`; none if they are as new as can be.
+    /// The SDK itself renews them by the time of expiry that they came with, and only then: keys
+    /// that were revoked or exchanged earlier, or whose time a wrong clock misjudges, it would
+    /// keep.
+    async fn renewed(&self, refused: &Connected) -> Option<Connected> {
+        let mut client = self.client.lock().await;
+        if let Some(newer) = client.as_ref().filter(|current| current.number > refused.number) {
+            return Some(newer.clone());
+        }
+        if refused.renewed_at.is_some_and(|then| then.elapsed() < RENEW_PAUSE) {
+            return None;
+        }
+        tracing::info!("the store refused the credentials: looking for new ones");
+        let newer = Connected {
+            client: connect::connect(&self.options).await,
+            number: refused.number + 1,
+            renewed_at: Some(Instant::now()),
+        };
+        Some(client.insert(newer).clone())
+    }
+
+    /// Makes a request, and makes it again where it was refused, and so not carried out, for a
+    /// reason that may be over by then.
+    async fn signed<T, F>(&self, request: impl Fn(Client) -> F) -> Result<T, RemoteError>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let mut connected = self.client().await;
+        for _ in 0..RESIGNED_MAX {
+            match request(connected.client.clone()).await {
+                // The SDK has learnt the store's time from this very answer.
+                Err(Failure::Clock(_)) => {}
+                Err(Failure::Credentials(refusal)) => match self.renewed(&connected).await {
+                    Some(newer) => connected = newer,
+                    None => return Err(refusal),
+                },
+                Err(Failure::Unsaid(_)) => {
+                    if let Some(newer) = self.renewed(&connected).await {
+                        connected = newer;
+                    }
+                }
+                answer => return answer.map_err(Failure::into_error),
+            }
+        }
+        request(connected.client).await.map_err(Failure::into_error)
     }
 
     fn asked<'a>(&'a self, key: &'a str, mode: &'a PutMode) -> Asked<'a> {
@@ -108,18 +182,33 @@ impl S3Store {
     /// GET of a range that a server may answer: not empty.
     async fn get_some(
         &self,
+        client: Client,
         key: &str,
         range: Option<Range<u64>>,
-    ) -> Result<Option<Object>, RemoteError> {
+    ) -> Result<Option<Object>, Failure> {
         let header = range.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end - 1));
         let date = DateTap::default();
-        let request = self.client().await.get_object();
+        let request = client.get_object();
         let request = request.bucket(&self.bucket).key(self.full_key(key)).set_range(header);
         match request.customize().interceptor(date.clone()).send().await {
-            Ok(output) => answer::object(key, output, range, &date).await.map(Some),
+            Ok(output) => Ok(Some(answer::object(key, output, range, &date).await?)),
             Err(error) if error::status(&error) == Some(416) => Ok(None),
             Err(error) => Err(self.asked(key, &PutMode::Any).classify(&error)),
         }
+    }
+
+    async fn page(
+        &self,
+        client: Client,
+        prefix: &str,
+        token: Option<String>,
+    ) -> Result<(ListObjectsV2Output, DateTap), Failure> {
+        let date = DateTap::default();
+        let request = client.list_objects_v2().bucket(&self.bucket);
+        let request = request.prefix(self.full_key(prefix)).set_continuation_token(token);
+        let page = request.customize().interceptor(date.clone()).send().await;
+        let page = page.map_err(|error| self.asked(prefix, &PutMode::Any).classify(&error))?;
+        Ok((page, date))
     }
 }
 
@@ -127,72 +216,68 @@ impl S3Store {
 impl ObjectStore for S3Store {
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Object, RemoteError> {
         let is_empty = range.as_ref().is_some_and(|range| range.start >= range.end);
-        if !is_empty && let Some(object) = self.get_some(key, range).await? {
-            return Ok(object);
+        if !is_empty {
+            let found = self.signed(|client| self.get_some(client, key, range.clone())).await?;
+            if let Some(object) = found {
+                return Ok(object);
+            }
         }
         // HTTP has no word for an empty range, and refuses one that begins at the end.
         Ok(Object { meta: self.stat(key).await?, bytes: Bytes::new() })
     }
 
     async fn stat(&self, key: &str) -> Result<ObjectMeta, RemoteError> {
-        let date = DateTap::default();
-        let request = self.client().await.head_object();
-        let request = request.bucket(&self.bucket).key(self.full_key(key));
-        match request.customize().interceptor(date.clone()).send().await {
-            Ok(output) => answer::stat(key, &output, &date),
-            Err(error) => Err(self.asked(key, &PutMode::Any).classify(&error)),
-        }
+        let request = |client: Client| async move {
+            let date = DateTap::default();
+            let request = client.head_object().bucket(&self.bucket).key(self.full_key(key));
+            match request.customize().interceptor(date.clone()).send().await {
+                Ok(output) => Ok(answer::stat(key, &output, &date)?),
+                Err(error) => Err(self.asked(key, &PutMode::Any).classify(&error)),
+            }
+        };
+        self.signed(request).await
     }
 
     async fn put(&self, key: &str, bytes: Bytes, mode: &PutMode) -> Result<Stored, RemoteError> {
         let size = bytes.len() as u64;
         let md5 = md5_of(&bytes).await;
-        let request = self.client().await.put_object();
-        let request = request
-            .bucket(&self.bucket)
-            .key(self.full_key(key))
-            .content_md5(base64_simd::STANDARD.encode_to_string(md5))
-            .body(ByteStream::from(bytes));
-        let request = match mode {
-            PutMode::Any => request,
-            PutMode::Create => request.if_none_match("*"),
-            PutMode::Swap(version) => request.if_match(self.condition(version)),
+        let request = |client: Client| {
+            let request = client.put_object().bucket(&self.bucket).key(self.full_key(key));
+            let request = request
+                .content_md5(base64_simd::STANDARD.encode_to_string(md5))
+                .body(ByteStream::from(bytes.clone()));
+            let request = match mode {
+                PutMode::Any => request,
+                PutMode::Create => request.if_none_match("*"),
+                PutMode::Swap(version) => request.if_match(self.condition(version)),
+            };
+            let sent = request.send();
+            async move { sent.await.map_err(|error| self.asked(key, mode).classify(&error)) }
         };
-        let output =
-            request.send().await.map_err(|error| self.asked(key, mode).classify(&error))?;
+        let output = self.signed(request).await?;
         let version = answer::version(key, output.e_tag())?;
         self.check_etag(key, &version.0, md5)?;
         Ok(Stored::new(key, size, version))
     }
 
     async fn delete(&self, key: &str) -> Result<(), RemoteError> {
-        let request = self.client().await.delete_object();
-        let request = request.bucket(&self.bucket).key(self.full_key(key));
-        match request.send().await {
-            Ok(_) => Ok(()),
-            Err(error) => match self.asked(key, &PutMode::Any).classify(&error) {
-                RemoteError::Absent { .. } => Ok(()),
-                error => Err(error),
-            },
+        let request = |client: Client| async move {
+            let request = client.delete_object().bucket(&self.bucket).key(self.full_key(key));
+            let done = request.send().await;
+            done.map_err(|error| self.asked(key, &PutMode::Any).classify(&error))
+        };
+        match self.signed(request).await {
+            Ok(_) | Err(RemoteError::Absent { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, RemoteError> {
         let mut found = Vec::new();
-        let mut token = None;
+        let mut token: Option<String> = None;
         for _ in 0..LIST_PAGES_MAX {
-            let date = DateTap::default();
-            let request = self.client().await.list_objects_v2();
-            let request = request
-                .bucket(&self.bucket)
-                .prefix(self.full_key(prefix))
-                .set_continuation_token(token);
-            let page = request
-                .customize()
-                .interceptor(date.clone())
-                .send()
-                .await
-                .map_err(|error| self.asked(prefix, &PutMode::Any).classify(&error))?;
+            let request = |client| self.page(client, prefix, token.clone());
+            let (page, date) = self.signed(request).await?;
             for object in page.contents() {
                 // Objects that no key of ours can name are not ours.
                 let inside = object.key().and_then(|full| full.strip_prefix(&self.prefix));
