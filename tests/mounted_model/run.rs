@@ -46,7 +46,16 @@ impl Run {
 
     fn start(&self) {
         let mountpoint = self.world.text("ws");
-        let flags = ["mount", "--keeper", "off", "--create", "--allow-dev", "--allow-suid", "w", &mountpoint];
+        let flags = [
+            "mount",
+            "--keeper",
+            "off",
+            "--create",
+            "--allow-dev",
+            "--allow-suid",
+            "w",
+            &mountpoint,
+        ];
         self.world.ok(&flags);
     }
 
