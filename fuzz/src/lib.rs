@@ -29,10 +29,13 @@ pub mod types {
     mod id;
     #[path = "../../src/types/name.rs"]
     mod name;
+    #[path = "../../src/types/request.rs"]
+    mod request;
 
     pub use attr::{Attr, Kind, Time};
     pub use id::{CacheId, ChunkId, Epoch, IdError, Ino, NodeId, PackId, SnapshotId};
     pub use name::{NAME_LEN_MAX, Name, NameError, WorkspaceName, WorkspaceNameError};
+    pub use request::{ConnectionId, RequestId};
 }
 
 #[path = "."]
@@ -87,6 +90,13 @@ pub mod cli {
 }
 
 pub mod local {
+    /// As in `src/local/batch.rs`, which needs the journal.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct CarriedOut {
+        pub request: crate::types::RequestId,
+        pub result: u64,
+    }
+
     pub mod memtable {
         /// As in `src/local/memtable.rs`, which needs the journal.
         #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +134,7 @@ pub fn run(check: properties::Check, bytes: &[u8]) {
 /// Libfuzzer's own changes; three times of four the checksums are right again afterwards.
 pub fn mutate(data: &mut [u8], len: usize, len_max: usize, seed: u32) -> usize {
     let len = libfuzzer_sys::fuzzer_mutate(data, len, len_max);
-    if seed % 4 != 0 {
+    if !seed.is_multiple_of(4) {
         sealing::seal(&mut data[..len]);
     }
     len

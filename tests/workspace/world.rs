@@ -40,7 +40,7 @@ impl World {
     /// As `new`, on machines whose clock is moved by hand.
     pub fn in_slow_motion() -> (World, Arc<ManualClock>) {
         let clock = Arc::new(ManualClock::default());
-        (World { clock: clock.clone(), ..World::new() }, clock)
+        (World::new().with_clock(clock.clone()), clock)
     }
 
     /// The same with another clock for the machines.
