@@ -63,9 +63,9 @@ impl Iterator for Records<'_, '_> {
 }
 
 /// The stream. Where an edit and a record have one key, the edit holds. Staged extents without an
-/// edit are those of orphans, which nobody will read on another machine: the tree gets a hole there.
-/// What the base has under such a key may not stay: it may be longer than what was written over it,
-/// and lie across what else the overlay says.
+/// edit are those of orphans, which nobody will read on another machine: the tree gets a hole
+/// there. What the base has under such a key may not stay: it may be longer than what was written
+/// over it, and lie across what else the overlay says.
 pub struct NewRecords<'a, 'b> {
     records: Records<'a, 'b>,
     ahead: Option<Change>,
