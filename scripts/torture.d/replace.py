@@ -35,6 +35,8 @@ def one_round(bed):
                 workspace.command("upgrade", "--binary", common.BINARIES / "dormouse",
                                   workspace.path)
             else:
+                # A daemon that is about to take over is waited for.
+                workspace.status()
                 workspace.evict()
         time.sleep(chance.uniform(0.02, 0.3))
         load.stop()

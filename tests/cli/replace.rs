@@ -236,6 +236,29 @@ fn every_change_is_made_exactly_once_whenever_the_daemon_is_killed() {
     world.hibernate();
 }
 
+/// Each daemon dies right after it has written a change to its journal, before it answers: the very
+/// instant at which the kernel's second request must not be carried out.
+#[test]
+fn a_change_that_was_made_and_not_answered_is_not_made_again() {
+    let mut world = world();
+    let folder = world.ws().join("w");
+    for appends in [23, 26, 30, 33] {
+        world.set("DORMOUSE_CRASH_POINT", format!("journal-appended:{appends}"));
+        world.mount();
+        fs::create_dir_all(&folder).unwrap();
+        let mut round = 0;
+        while adoptions(&world) < 4 {
+            change_all(&folder, round).expect("a call was answered as if there had been a crash");
+            round += 1;
+        }
+        world.crash();
+    }
+    world.set("DORMOUSE_CRASH_POINT", "");
+    world.mount();
+    change_all(&folder, 0).unwrap();
+    world.hibernate();
+}
+
 #[test]
 fn an_upgrade_under_load_is_seen_by_nobody() {
     let world = world();

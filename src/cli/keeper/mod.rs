@@ -271,9 +271,6 @@ impl<'a> Watch<'a> {
             Told::Ready => {
                 daemon.is_ready = true;
                 if let Some(program) = daemon.trial.take() {
-                    if let Some((estate, _)) = &mut self.estate {
-                        estate.failed_upgrade = None;
-                    }
                     self.program = program;
                     let failure = start::become_new(self, daemon);
                     tracing::warn!(%failure, "the keeper itself stays as it is");
@@ -300,7 +297,12 @@ impl<'a> Watch<'a> {
     fn judge(&mut self, daemon: &mut Daemon, end: End) -> Next {
         if let (End::Code(HANDED_OVER), Some(binary)) = (end, daemon.hands_over_to.take()) {
             return match Program::open(&binary) {
-                Ok(program) => Next::TakeOver(Some(program)),
+                Ok(program) => {
+                    if let Some((estate, _)) = &mut self.estate {
+                        estate.failed_upgrade = None;
+                    }
+                    Next::TakeOver(Some(program))
+                }
                 Err(error) => {
                     self.upgrade_failed(&format!("{}: {error}", binary.display()));
                     Next::TakeOver(None)

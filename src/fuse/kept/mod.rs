@@ -9,6 +9,7 @@
 //! Promises: a request that the daemon before had carried out is answered, and not carried out once
 //! more; the connection is aborted when serving it ends, for nobody else would.
 
+mod buffer;
 mod session;
 
 use std::path::PathBuf;

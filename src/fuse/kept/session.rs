@@ -12,6 +12,7 @@ use fuser::InitFlags;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::buffer::Buffer;
 use super::is_resent;
 use crate::fuse::direct::{HEADERS_ROOM, has_ended, read_init, receive, serve_one, write_message};
 use crate::fuse::error::FuseError;
@@ -138,7 +139,7 @@ impl Session {
             Err(Errno::ENODEV) => return Ok(()),
             Err(errno) => return Err(errno.into()),
         }
-        let mut buffer = vec![0; buffer_len(self.write_bytes_max)];
+        let mut buffer = Buffer::new(buffer_len(self.write_bytes_max))?;
         let mut again = Vec::new();
         while is_readable(&self.device)? {
             let len = match receive(&self.device, &mut buffer) {
@@ -205,7 +206,7 @@ impl Session {
     }
 
     fn serve(&self) -> io::Result<()> {
-        let mut buffer = vec![0; buffer_len(self.write_bytes_max)];
+        let mut buffer = Buffer::new(buffer_len(self.write_bytes_max))?;
         loop {
             let len = match receive(&self.device, &mut buffer) {
                 Ok(len) => len,
