@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::chunks::Fetch;
 use crate::format::{Key, KeyParts, Tag, decode_extent};
 use crate::fs::{DirtyInode, SettledRegion, Stale};
-use crate::local::{Slot, crash_point};
+use crate::local::Slot;
 use crate::types::Ino;
 
 use super::active::Active;
@@ -299,7 +299,6 @@ impl Active {
         }
         for (ino, regions) in regions {
             self.fs.commit_settled(ino, &regions, Stale::Skip, fetch)?;
-            crash_point("settle.exchanged");
         }
         Ok(())
     }

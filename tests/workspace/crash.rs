@@ -24,7 +24,6 @@ const POINTS: &[(&str, u32)] = &[
     ("upload.begun", 2),
     ("upload.stored", 2),
     ("upload.located", 2),
-    ("settle.exchanged", 1),
     ("seal.cut", 2),
     ("seal.tree", 2),
     ("seal.flushed", 2),
