@@ -26,7 +26,7 @@ PARTS = {part.name: part for part in [
     Part("limits", "disk, inodes, descriptors, cache run out: told so, nothing lost, goes on after",
          limits.rounds),
     Part("memory", "the daemon in 256 MiB: untar, git, a large file, checkpoint, resume, hibernate",
-         limits.memory),
+         limits.memory, quick=False),
     Part("answered", "killed in the middle of every wait, a stopped and a stuck daemon: none stays",
          answered.rounds, transports=True),
     Part("locks", "flock, POSIX and OFD locks between processes: as on ext4", programs.locks),
