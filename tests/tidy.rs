@@ -126,6 +126,31 @@ fn every_layer_says_what_it_is_for() {
 }
 
 #[test]
+fn each_crash_point_has_a_test_that_dies_there_and_stands_in_the_documentation() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let tests = read("tests/crash/kill.rs") + &read("tests/workspace/crash.rs");
+    let page = read("docs/testing.md");
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for (path, text) in sources() {
+        for call in ["crash_point(\"", "crash_point_after(\""] {
+            for found in text.split(call).skip(1) {
+                let name = found.split('"').next().unwrap_or("");
+                count += 1;
+                if !tests.contains(&format!("\"{name}\"")) {
+                    wrong.push(format!("{}: no test dies at {name}", path.display()));
+                }
+                if !page.contains(&format!("`{name}`")) {
+                    wrong.push(format!("{}: {name} is not in docs/testing.md", path.display()));
+                }
+            }
+        }
+    }
+    assert!(count > 20, "{count} crash points found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn only_remote_is_async() {
     // Servers of the control socket are async by their library; everything else blocks.
     let allowed = ["remote", "control", "cli"];

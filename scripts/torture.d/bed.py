@@ -107,6 +107,8 @@ class Workspace:
             self.flags += ["--transport", transport]
         self.flags += ["--keeper", keeper]
         self.pid, self.mount_secs = None, []
+        #: Words before the command that mounts: limits that the daemon inherits.
+        self.before = ()
 
     def environment(self):
         return {"DORMOUSE_STORE": f"file://{self.store}",
@@ -121,9 +123,9 @@ class Workspace:
         with path.open("r+b" if path.exists() else "wb") as file:
             file.write(struct.pack("<qq", skew_secs, names_fail))
 
-    def command(self, *words, **how):
+    def command(self, *words, before=(), **how):
         how.setdefault("timeout", 300)
-        return run(common.BINARIES / "dormouse", *words, env=self.environment(),
+        return run(*before, common.BINARIES / "dormouse", *words, env=self.environment(),
                    out=subprocess.PIPE, **how)
 
     def asked(self, *words, **how):
@@ -132,23 +134,62 @@ class Workspace:
 
     def refused(self, *words):
         """A command that must fail: its exit code's name."""
-        command = [common.BINARIES / "dormouse", "--json", *words]
-        told = subprocess.run(command, env=common.ENVIRONMENT | self.environment(), timeout=300,
-                              capture_output=True, check=False)
-        if told.returncode == 0:
+        told = self.tried(*words)
+        if not isinstance(told, str):
             raise Failed(f"{words}: was to be refused and was not")
-        return json.loads(told.stderr.decode().splitlines()[-1])["error"]["name"]
+        return told
+
+    def tried(self, *words, before=()):
+        """A command that may fail: its JSON, or the name of its exit code."""
+        command = [*before, common.BINARIES / "dormouse", "--json", *words]
+        told = subprocess.run(command, env=common.ENVIRONMENT | self.environment(), timeout=300,
+                              stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        if told.returncode == 0:
+            return json.loads(told.stdout)
+        lines = told.stderr.decode(errors="replace").splitlines()
+        try:
+            return json.loads(lines[-1])["error"]["name"]
+        except (IndexError, ValueError):
+            raise Failed(f"{words}: code {told.returncode}, {lines[-5:]}") from None
 
     def start(self, *flags):
         self.command("init")
         return self.mount(*flags)
 
     def mount(self, *flags):
-        before = time.monotonic()
-        facts = self.asked("mount", "--create", *self.flags, *flags, "w", self.path)
-        self.mount_secs.append(time.monotonic() - before)
+        began = time.monotonic()
+        facts = self.asked("mount", "--create", *self.flags, *flags, "w", self.path,
+                           before=self.before)
+        self.mount_secs.append(time.monotonic() - began)
         self.pid = facts["pid"]
         return facts
+
+    def try_mount(self, *flags):
+        """None if it is mounted now, else the name of the exit code."""
+        told = self.tried("mount", "--create", *self.flags, *flags, "w", self.path,
+                          before=self.before)
+        if isinstance(told, str):
+            return told
+        self.pid = told["pid"]
+        return None
+
+    def verify(self, *flags):
+        """Whatever is in the store is whole and right, also while somebody writes there."""
+        told = self.tried("verify", "--all", "--no-progress", "--scratch-dir", self.folder, *flags)
+        if isinstance(told, str) or not told["sound"]:
+            text = self.tried_text("verify", "--all", "--no-progress", *flags)
+            raise Failed(f"the store is not sound: {text[-3000:]}")
+        return told
+
+    def tried_text(self, *words):
+        told = subprocess.run([common.BINARIES / "dormouse", *words], stdin=subprocess.DEVNULL,
+                              env=common.ENVIRONMENT | self.environment(), timeout=300,
+                              capture_output=True, check=False)
+        return (told.stdout + told.stderr).decode(errors="replace")
+
+    def verify_round(self, bed):
+        """What a round can afford: all metadata each time, each byte every tenth time."""
+        self.verify(*(() if bed.done_rounds % 10 == 0 else ("--quick",)))
 
     def status(self):
         return self.asked("status", self.path)

@@ -26,6 +26,7 @@ def kill_rounds(bed):
             bed.note(mounts(workspace))
         if workspace.hibernate()["inodes"] < 1:
             raise Failed("the hibernation at the end sealed nothing")
+        workspace.verify()
 
 
 def mounts(workspace):
@@ -50,6 +51,7 @@ def kill_round(bed, workspace, before):
         raise Failed(f"the mount took {workspace.mount_secs[-1]:.1f} s to come back")
     load.check("after kill -9", math.inf)
     check_counts(workspace)
+    workspace.verify_round(bed)
     if before:
         before.check("the round before, after kill -9", math.inf)
         remove(workspace.path / before.name)
@@ -98,5 +100,6 @@ def lost_round(bed, workspace):
     missing = load.check(f"after the loss of the machine ({len(sealed) - 1} checkpoints)",
                          sealed[-1])
     check_counts(workspace)
+    workspace.verify_round(bed)
     remove(workspace.path / load.name)
     return missing

@@ -1,10 +1,12 @@
 """The parts, in the order in which they run."""
 
+import answered
 import crashes
 import faults
 import fuzz
 import installs
 import model
+import limits
 import postgres
 import power
 import programs
@@ -29,6 +31,12 @@ PARTS = {part.name: part for part in [
          faults.rounds),
     Part("replace", "the daemon is killed or upgraded under a live mount: every call goes on, once",
          replace.rounds),
+    Part("limits", "disk, inodes, descriptors, cache run out: told so, nothing lost, goes on after",
+         limits.rounds),
+    Part("memory", "the daemon in 256 MiB: untar, git, a large file, checkpoint, resume, hibernate",
+         limits.memory, quick=False),
+    Part("answered", "killed in the middle of every wait, a stopped and a stuck daemon: none stays",
+         answered.rounds, transports=True),
     Part("locks", "flock, POSIX and OFD locks between processes: as on ext4", programs.locks),
     Part("sqlite", "SQLite: 5 journal modes x 2 synchronous levels, 4 processes at once",
          programs.sqlite),

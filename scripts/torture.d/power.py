@@ -82,5 +82,6 @@ def cut(bed, disk, workspace):
     workspace.mount("--checkpoint-interval", "0")
     missing = load.check("after a power cut", load.newest_fsync())
     check_counts(workspace)
+    workspace.verify_round(bed)
     remove(workspace.path / load.name)
     return missing

@@ -97,6 +97,7 @@ def fsx(bed):
                 gets += workspace.status()["store"]["gets"] - before
             times = [times[0] + checkpoints.times, times[1] + evictions.times]
             fsx_hibernated(bed, config, workspace, seed, operations)
+            workspace.verify()
     bed.note(f"{times[0]} checkpoints, {times[1]} evictions, {gets} requests to the store meanwhile")
     if not gets:
         raise Failed("nothing was fetched again: the evictions did nothing")

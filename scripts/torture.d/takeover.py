@@ -108,6 +108,7 @@ def takeover(bed, first, second, steal):
     second.mount(*FLAGS)
     after.check("after the loser had gone on", float("inf"))
     load.check("what the second took over", sealed_at, path=second.path)
+    second.verify()
 
 
 def begin_checkpoint(workspace):

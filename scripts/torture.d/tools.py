@@ -117,7 +117,10 @@ def clean(folder):
     for pid in left:
         with contextlib.suppress(Failed):
             kill(pid, patience_secs=10)
-    for path, _, _ in reversed(mounts_below(folder)):
+    for path, _, is_fuse in reversed(mounts_below(folder)):
+        if not is_fuse:
+            # One that was left frozen would keep even its unmount waiting.
+            common.run("fsfreeze", "-u", path, ok=(0, 1), timeout=30)
         common.run("umount", "-l", path, ok=(0, 1, 32), timeout=120)
     return len(left)
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::format::pack_key;
+use crate::local::crash_point;
 use crate::remote::{Durable, PutMode, RemoteError, Stored};
 
 use super::ChunkError;
@@ -102,10 +103,13 @@ impl DataPacks {
         let finished = pack.pack.clone();
         let attempt = Attempt { packs: self, round, pack: Some(pack) };
         let key = pack_key(&finished.id);
+        crash_point("upload.begun");
         let put = self.below.remote.submit_put(&key, finished.bytes.clone(), PutMode::Any);
         match put.wait() {
             Ok(stored) => {
+                crash_point("upload.stored");
                 self.locate(&finished, stored);
+                crash_point("upload.located");
                 attempt.succeeded();
             }
             Err(error) => attempt.failed(error),

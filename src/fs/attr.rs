@@ -55,7 +55,12 @@ impl Filesystem {
             let mut locked = Locked::write(&cells);
             if let Some(size) = set.size {
                 require_file(locked.attr(ino)?)?;
-                self.clear_in_slices(&mut locked, ino, size..i64::MAX as u64)?;
+                let cleared = size..i64::MAX as u64;
+                if takes_slices(&locked, ino, cleared.clone())? {
+                    // What it lacks is found out before anything happens.
+                    self.plan_setattr(&locked, &mut self.plan(), (caller, ino), set)?;
+                    self.clear_in_slices(&mut locked, ino, cleared)?;
+                }
             }
             let mut plan = self.plan_for(caller, 0);
             self.plan_setattr(&locked, &mut plan, (caller, ino), set)?;
@@ -152,7 +157,7 @@ impl Filesystem {
         ino: Ino,
         range: std::ops::Range<u64>,
     ) -> Result<(), FsError> {
-        while extents(locked, ino)?.count_in(range.clone()) > REMOVED_AT_ONCE_MAX {
+        while takes_slices(locked, ino, range.clone())? {
             let map = extents(locked, ino)?;
             let stop = map.nth_in(range.clone(), REMOVED_AT_ONCE_MAX).unwrap_or(range.end);
             let edit = map.replace(range.start..stop, &[]);
@@ -163,6 +168,15 @@ impl Filesystem {
         }
         Ok(())
     }
+}
+
+/// Whether clearing a range of a locked file takes more than one commit.
+pub(super) fn takes_slices(
+    locked: &Locked<'_>,
+    ino: Ino,
+    range: std::ops::Range<u64>,
+) -> Result<bool, FsError> {
+    Ok(extents(locked, ino)?.count_in(range) > REMOVED_AT_ONCE_MAX)
 }
 
 /// The extents of a locked file, which was filled with its content.

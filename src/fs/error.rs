@@ -121,6 +121,26 @@ pub enum Missing {
     Room(Lack),
 }
 
+impl Missing {
+    /// Attributes of an inode.
+    #[must_use]
+    pub fn attributes_of(ino: Ino) -> Missing {
+        Missing::Record(Key::attr(ino))
+    }
+
+    /// Why an operation fails for which this was brought again and again in vain.
+    #[must_use]
+    pub fn refusal(&self) -> FsError {
+        match self {
+            Missing::Room(lack) => lack.refusal(),
+            Missing::Thaw => FsError::Frozen,
+            Missing::Record(_) | Missing::Records(..) | Missing::Content | Missing::Turn => {
+                FsError::TimedOut
+            }
+        }
+    }
+}
+
 impl FsError {
     /// The errno of this reason.
     #[must_use]

@@ -211,11 +211,11 @@ impl Filesystem {
             match (op(), fetch) {
                 (done, Fetch::LocalOnly) => return done,
                 (Err(FsError::NotLocal(missing)), _) => {
-                    if let Missing::Room(lack) = missing {
+                    if matches!(missing, Missing::Room(_)) {
                         // Others were always first.
-                        refusal = lack.refusal();
+                        refusal = missing.refusal();
                     }
-                    self.bring(missing, fetch)?;
+                    self.bring(&missing, fetch)?;
                 }
                 (done, _) => return done,
             }
@@ -223,18 +223,23 @@ impl Filesystem {
         Err(refusal)
     }
 
-    fn bring(&self, missing: Missing, fetch: Fetch) -> Result<(), FsError> {
+    /// Fetches what an operation lacked that answered `NotLocal`, or waits for it, and begins
+    /// nothing: who gives the operation up meanwhile leaves nothing behind.
+    ///
+    /// # Errors
+    /// It does not come in time: what the operation is answered with.
+    pub fn bring(&self, missing: &Missing, fetch: Fetch) -> Result<(), FsError> {
         match missing {
             Missing::Record(key) => {
-                self.namespace.get(&key, fetch)?;
+                self.namespace.get(key, fetch)?;
             }
             Missing::Records(from, to, limit) => {
-                self.namespace.range(&from, &to, limit, fetch)?;
+                self.namespace.range(from, to, *limit, fetch)?;
             }
             // Nothing to fetch here; the operation itself reads or waits.
             Missing::Content | Missing::Turn => {}
             Missing::Thaw => self.gate.wait_for_thaw(fetch, &*self.clock)?,
-            Missing::Room(lack) => self.room.wait(lack, fetch, &*self.clock)?,
+            Missing::Room(lack) => self.room.wait(*lack, fetch, &*self.clock)?,
         }
         Ok(())
     }

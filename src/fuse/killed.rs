@@ -1,8 +1,11 @@
-//! Callers that are killed while their request waits for the store.
+//! Callers that are killed while their request waits: for the store, for room, for a sync.
 //!
-//! A killed process is only gone when its request is answered, and the store may take as long as
-//! the deadline. The kernel tells of signals by INTERRUPT, but once per request, of any signal,
+//! A killed process is only gone when its request is answered, and that may take as long as the
+//! deadline. The kernel tells of signals by INTERRUPT, but once per request, of any signal,
 //! and fuser does not pass it on. So callers are looked at, as long as there are any.
+//!
+//! A request may be given up only while nothing is left behind by it: one that changes something
+//! takes its answer back before it does, and gives it here again if it must wait once more.
 
 use std::collections::HashMap;
 use std::fs;
@@ -24,8 +27,7 @@ const KILL_BIT: u64 = 1 << (libc::SIGKILL - 1);
 /// Gives a request up, if it is not answered yet.
 type GiveUp = Box<dyn Fn() + Send>;
 
-/// The callers of requests that wait for the store and leave nothing behind when they are given
-/// up. Lock order: the table, then a held answer's lock.
+/// The callers of requests that wait. Lock order: the table, then a held answer's lock.
 #[derive(Default)]
 pub(super) struct Callers {
     table: Mutex<Table>,
@@ -131,6 +133,11 @@ impl<A: Answer> Held<A> {
     /// The answer, unless the request was given up.
     pub(super) fn take(&self) -> Option<A> {
         self.slot.lock().take()
+    }
+
+    /// Holds the answer that was taken once more. It must not have been answered.
+    pub(super) fn put_back(&self, answer: A) {
+        *self.slot.lock() = Some(answer);
     }
 }
 

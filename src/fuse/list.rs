@@ -31,7 +31,7 @@ pub(super) fn plus(
     answer: &mut impl AnswerListingPlus,
 ) -> Result<(), FsError> {
     let mut taken = 0_usize;
-    let mut lacks_attributes = false;
+    let mut lacks_attributes = None;
     let result = fs.readdir(caller, directory, ListFrom { cookie, plus: true }, &mut |entry| {
         let is_dots = matches!(entry.name, b"." | b"..");
         let is_full = match &entry.attr {
@@ -39,16 +39,16 @@ pub(super) fn plus(
             None if is_dots => answer.add(&entry, &bare_attr(entry.kind)),
             None => {
                 // fuser can't send a name without its inode: the list ends before it.
-                lacks_attributes = true;
+                lacks_attributes = Some(entry.ino);
                 return true;
             }
         };
         taken += usize::from(!is_full);
         is_full
     });
-    match result {
-        Ok(()) if lacks_attributes => settle(Err(FsError::NotLocal(Missing::Content)), taken),
-        other => settle(other, taken),
+    match (result, lacks_attributes) {
+        (Ok(()), Some(ino)) => settle(Err(FsError::NotLocal(Missing::attributes_of(ino))), taken),
+        (other, _) => settle(other, taken),
     }
 }
 

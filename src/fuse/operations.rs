@@ -136,8 +136,8 @@ impl Operations {
     }
 
     fn sync(&self, call: Call, answer: impl AnswerEmpty) {
-        let run = move |fs: &Filesystem, caller: &_, _: &mut _| fs.fsync(caller, call.ino);
-        self.server.serve_sync(call, answer, run, done);
+        let run = move |fs: &Filesystem, caller: &_| fs.fsync(caller, call.ino);
+        self.server.serve_sync_alone(call, answer, run, done);
     }
 
     pub(super) fn list<A: AnswerListing>(&self, origin: Origin, ino: Ino, cookie: u64, answer: A) {

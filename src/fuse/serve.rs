@@ -27,6 +27,10 @@ const DISK_THREADS_MAX: usize = 32;
 /// Tries of a waiting operation whose content was evicted again between fetch and use.
 const WAITING_TRIES_MAX: u32 = 16;
 
+/// How often a change or a listing starts again with what was brought for it. It seldom lacks more
+/// than some records, but room can go to others each time that it is made.
+const STEPS_MAX: u32 = 64;
+
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Origin {
@@ -57,6 +61,16 @@ impl Call {
     /// With the permission bits that a new file does not get.
     pub(super) fn umask(self, umask: u32) -> Call {
         Call { umask, ..self }
+    }
+
+    /// Whether only the operation itself can wait for this: in the middle of a read, for its turn,
+    /// or between two commits of a file that is cleared in slices.
+    fn waits_by_itself(&self, missing: &Missing) -> bool {
+        match missing {
+            Missing::Content | Missing::Turn => true,
+            Missing::Room(_) => matches!(self.opcode, Opcode::SetAttr | Opcode::FAllocate),
+            Missing::Record(_) | Missing::Records(..) | Missing::Thaw => false,
+        }
     }
 }
 
@@ -111,6 +125,15 @@ impl Drop for Answered {
     }
 }
 
+impl Pools {
+    fn waiting_for(&self, missing: &Missing) -> &Pool {
+        match missing {
+            Missing::Room(_) | Missing::Turn | Missing::Thaw => &self.turn,
+            Missing::Record(_) | Missing::Records(..) | Missing::Content => &self.store,
+        }
+    }
+}
+
 impl Server {
     pub(super) fn new(fs: Arc<Filesystem>, options: &MountOptions, parts: Parts) -> Server {
         let queue_max = options.waiting_requests_max;
@@ -152,7 +175,8 @@ impl Server {
     }
 
     /// Runs `run` on this thread with what is on this machine, and answers with `finish`. If it
-    /// would have to wait, it is run again on a thread that may.
+    /// would have to wait, it is run again on a thread that may. If its caller is killed while it
+    /// waits, it does not happen.
     pub(super) fn serve<A: Answer, T>(
         &self,
         call: Call,
@@ -161,7 +185,16 @@ impl Server {
         finish: impl FnOnce(T, A) + Send + 'static,
     ) {
         let ticket = self.begin(&call, WaitsFor::Nothing);
-        self.guarded(call, || self.run_local(call, ticket, answer, run, finish));
+        let mut answer = answer;
+        self.guarded(call, || {
+            match run(&self.fs, &self.caller(&call, Fetch::LocalOnly), &mut answer) {
+                Ok(value) => finish(value, answer),
+                Err(FsError::NotLocal(missing)) => {
+                    self.hand_over(call, Waiting { ticket, missing }, answer, run, finish);
+                }
+                Err(error) => fail(call, answer, &error),
+            }
+        });
     }
 
     /// Like `serve`, for an operation that leaves nothing behind: if its caller is killed while
@@ -226,8 +259,7 @@ impl Server {
             impl FnOnce(&Filesystem, T) + Send + 'static,
         ),
     ) {
-        let Origin { unique, pid, .. } = call.origin;
-        let held = self.callers.hold(unique, pid, answer);
+        let held = self.hold(&call, answer);
         let callers = Arc::clone(&self.callers);
         let run = move |fs: &Filesystem, caller: &Caller, _: &mut Held<A>| {
             callers.watch();
@@ -238,7 +270,12 @@ impl Server {
             Some(answer) => finish(value, answer),
             None => undo(&fs, value),
         };
-        self.hand_over(call, waiting, held, run, finish);
+        self.hand_over_whole(call, waiting, held, run, finish);
+    }
+
+    /// Holds an answer that is given at once if its caller is killed.
+    fn hold<A: Answer>(&self, call: &Call, answer: A) -> Held<A> {
+        self.callers.hold(call.origin.unique, call.origin.pid, answer)
     }
 
     /// Like `serve`, for what ends in a sync: on a thread that may wait for the local disk, or
@@ -259,6 +296,35 @@ impl Server {
         self.submit(&self.pools.disk, call, job);
     }
 
+    /// Like `serve_sync`, for a sync and nothing else: if its caller is killed while it waits for
+    /// the disk, it is answered at once.
+    pub(super) fn serve_sync_alone<A: Answer>(
+        &self,
+        call: Call,
+        answer: A,
+        run: impl Fn(&Filesystem, &Caller) -> Result<(), FsError> + Send + 'static,
+        finish: impl FnOnce((), A) + Send + 'static,
+    ) {
+        let ticket = self.begin(&call, WaitsFor::Disk);
+        if let Some(_inline) = self.pace.inline() {
+            let run = move |fs: &Filesystem, caller: &Caller, _: &mut A| run(fs, caller);
+            return self.run_sync(call, ticket, answer, run, finish);
+        }
+        let held = self.hold(&call, answer);
+        let server = self.clone();
+        let job = Box::new(move || {
+            server.callers.watch();
+            let run = move |fs: &Filesystem, caller: &Caller, _: &mut Held<A>| run(fs, caller);
+            let finish = move |(), held: Held<A>| {
+                if let Some(answer) = held.take() {
+                    finish((), answer);
+                }
+            };
+            server.run_sync(call, ticket, held, run, finish);
+        });
+        self.submit(&self.pools.disk, call, job);
+    }
+
     fn run_sync<A: Answer, T>(
         &self,
         call: Call,
@@ -269,8 +335,12 @@ impl Server {
     ) {
         let clock = &self.parts.clock;
         let begun = clock.monotonic();
-        self.guarded(call, || self.run_local(call, ticket, answer, run, finish));
-        self.pace.took(clock.monotonic().saturating_sub(begun));
+        let mut is_synced = false;
+        self.guarded(call, || is_synced = self.run_local(call, ticket, answer, run, finish));
+        // One that failed says nothing of how long one takes.
+        if is_synced {
+            self.pace.took(clock.monotonic().saturating_sub(begun));
+        }
     }
 
     /// The first half of `serve`, for an operation whose arguments are borrowed from the
@@ -308,8 +378,28 @@ impl Server {
     }
 
     /// Queues an operation for the threads that may wait for what it lacks; `EIO` at once if the
-    /// queue is full.
+    /// queue is full. If its caller is killed while it waits, it does not happen.
     pub(super) fn hand_over<A: Answer, T>(
+        &self,
+        call: Call,
+        waiting: Waiting,
+        answer: A,
+        run: impl Fn(&Filesystem, &Caller, &mut A) -> Result<T, FsError> + Send + 'static,
+        finish: impl FnOnce(T, A) + Send + 'static,
+    ) {
+        let pool = self.pools.waiting_for(&waiting.missing);
+        let held = self.hold(&call, answer);
+        let server = self.clone();
+        let job = Box::new(move || {
+            server.callers.watch();
+            server.guarded(call, || server.run_in_steps(call, waiting, held, run, finish));
+        });
+        self.submit(pool, call, job);
+    }
+
+    /// Like `hand_over`, for an operation that begins to happen before it knows all that it lacks,
+    /// or whose answer is held already: it waits by itself.
+    fn hand_over_whole<A: Answer, T>(
         &self,
         call: Call,
         Waiting { ticket, missing }: Waiting,
@@ -321,11 +411,7 @@ impl Server {
         let job = Box::new(move || {
             server.guarded(call, || server.run_waiting(call, ticket, answer, run, finish));
         });
-        let pool = match missing {
-            Missing::Room(_) | Missing::Turn | Missing::Thaw => &self.pools.turn,
-            Missing::Record(_) | Missing::Records(..) | Missing::Content => &self.pools.store,
-        };
-        self.submit(pool, call, job);
+        self.submit(self.pools.waiting_for(&missing), call, job);
     }
 
     fn submit(&self, pool: &Pool, call: Call, job: Job) {
@@ -339,6 +425,7 @@ impl Server {
         }
     }
 
+    /// Runs an operation that waits by itself if it must; whether it was done here and now.
     fn run_local<A: Answer, T>(
         &self,
         call: Call,
@@ -346,13 +433,53 @@ impl Server {
         mut answer: A,
         run: impl Fn(&Filesystem, &Caller, &mut A) -> Result<T, FsError> + Send + 'static,
         finish: impl FnOnce(T, A) + Send + 'static,
-    ) {
+    ) -> bool {
         match run(&self.fs, &self.caller(&call, Fetch::LocalOnly), &mut answer) {
-            Ok(value) => finish(value, answer),
+            Ok(value) => {
+                finish(value, answer);
+                return true;
+            }
             Err(FsError::NotLocal(missing)) => {
-                self.hand_over(call, Waiting { ticket, missing }, answer, run, finish);
+                self.hand_over_whole(call, Waiting { ticket, missing }, answer, run, finish);
             }
             Err(error) => fail(call, answer, &error),
+        }
+        false
+    }
+
+    /// Brings what an operation lacks while its answer is held, and tries it with what is on this
+    /// machine while it is not: given up in between, it leaves nothing behind.
+    fn run_in_steps<A: Answer, T>(
+        &self,
+        call: Call,
+        Waiting { ticket, mut missing }: Waiting,
+        held: Held<A>,
+        run: impl Fn(&Filesystem, &Caller, &mut A) -> Result<T, FsError>,
+        finish: impl FnOnce(T, A),
+    ) {
+        self.parts.counters.add_waited();
+        let deadline = ticket.request.arrived.saturating_add(self.deadline);
+        let until = Fetch::Until(deadline);
+        for _ in 0..STEPS_MAX {
+            let waits_by_itself = call.waits_by_itself(&missing);
+            if !waits_by_itself && let Err(error) = self.fs.bring(&missing, until) {
+                return held.take().map_or((), |answer| fail(call, answer, &error));
+            }
+            let Some(mut answer) = held.take() else { return };
+            let fetch = if waits_by_itself { until } else { Fetch::LocalOnly };
+            match run(&self.fs, &self.caller(&call, fetch), &mut answer) {
+                Ok(value) => return finish(value, answer),
+                Err(FsError::NotLocal(lacking)) => missing = lacking,
+                Err(error) => return fail(call, answer, &error),
+            }
+            held.put_back(answer);
+            if self.parts.clock.monotonic() >= deadline {
+                break;
+            }
+        }
+        self.parts.counters.add_late();
+        if let Some(answer) = held.take() {
+            fail(call, answer, &missing.refusal());
         }
     }
 

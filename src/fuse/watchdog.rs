@@ -90,15 +90,18 @@ fn watch(
         let Some((request, age)) = doubt.confirmed(in_flight.overdue(patience)) else { continue };
         // Stopping must not wait for the abort.
         drop(stopped);
+        // Before it is told: the log may be on the very disk that does not answer.
+        let unanswered = in_flight.len();
+        let aborted = aborter.abort();
         tracing::error!(
             opcode = %request.opcode,
             ino = %request.ino,
             waited_secs = age.as_secs(),
-            unanswered = in_flight.len(),
+            unanswered,
             mountpoint = %aborter.mountpoint.display(),
             "a request was not answered in time: aborting the mount; local data is kept"
         );
-        if let Err(error) = aborter.abort() {
+        if let Err(error) = aborted {
             tracing::error!(%error, "the mount can't be aborted");
         }
         return;

@@ -15,6 +15,12 @@ struct Armed {
 /// named this point when the first point was passed. For tests; otherwise it costs one load.
 #[doc(hidden)]
 pub fn crash_point(name: &str) {
+    crash_point_after(name, || ());
+}
+
+/// As [`crash_point`], but does something before it kills: what a step leaves that is cut in half.
+#[doc(hidden)]
+pub fn crash_point_after(name: &str, last_act: impl FnOnce()) {
     static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
     let armed = ARMED.get_or_init(|| {
         let value = std::env::var(VARIABLE).ok()?;
@@ -28,6 +34,7 @@ pub fn crash_point(name: &str) {
         && armed.name == name
         && armed.passes_left.fetch_sub(1, Ordering::Relaxed) == 1
     {
+        last_act();
         // SAFETY: a signal to ourselves; nothing of this process runs on.
         unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
     }

@@ -19,7 +19,7 @@ use super::lock::DirLock;
 use super::overlay::{Overlay, Pins};
 use super::rocks::Rocks;
 use super::usage::Space;
-use super::{Batch, LocalError, LocalOptions, Slot, Usage, known, marker, sweep};
+use super::{Batch, LocalError, LocalOptions, Slot, Usage, crash_point, known, marker, sweep};
 use crate::format::{Key, PackSlot, StagedAt};
 use crate::types::{CacheId, ChunkId, Clock, RequestId};
 
@@ -99,6 +99,7 @@ impl Local {
             _lock: lock,
         };
         local.sample_rocks()?;
+        crash_point("local-opened");
         Ok(local)
     }
 
@@ -361,6 +362,7 @@ impl Local {
         self.stop_applier();
         applied?;
         self.overlay.rocks.flush()?;
+        crash_point("local-closed");
         marker::leave_clean(&self.dir)
     }
 

@@ -30,6 +30,7 @@ mod usage;
 pub use batch::{Batch, CarriedOut, Slot};
 #[doc(hidden)]
 pub use crash::crash_point;
+use crash::crash_point_after;
 pub use cut::Cut;
 pub use directory::Local;
 pub use error::LocalError;

@@ -78,6 +78,7 @@ impl Overlay {
                 // The journal's recovery has synced these records.
                 overlay.rocks.apply(&tables.active, at, &overlay.requests.encode())?;
                 overlay.rocks.flush()?;
+                crash_point("replay-flushed");
                 tables.active = Memtable::default();
             }
             Ok(())
@@ -255,6 +256,7 @@ impl Overlay {
             return Ok(0);
         }
         self.journal.append(&mut writer, &[], 0)?;
+        crash_point("overlay-dropped");
         let mut tables = self.tables.write();
         for key in &clean {
             tables.active.insert((*key).clone(), State::Base);

@@ -47,6 +47,7 @@ pub(super) fn sweep(overlay: &Overlay, pins: &Pins, roll_bytes: u64) -> Result<S
         if !referred.contains(&number) {
             crash_point("sweep-delete");
             swept.freed += overlay.journal.delete(number)?;
+            crash_point("sweep-deleted");
         }
     }
     Ok(swept)

@@ -288,6 +288,7 @@ impl Begin<'_> {
     /// Builds the layers on the local directory and the head.
     fn mount(self, start: Start) -> Result<Active, WorkspaceError> {
         let state = self.remember(&start)?;
+        crash_point("resume.remembered");
         let keys = start.format.keys();
         let (local, clock) = (Arc::clone(&self.local), Arc::clone(&self.clock));
         let chunks = Chunks::new(

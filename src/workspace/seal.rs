@@ -221,6 +221,7 @@ impl Active {
     ) -> Result<(), WorkspaceError> {
         if !regions.is_empty() {
             self.fs.commit_settled(*ino, regions, Stale::Shadow, fetch)?;
+            crash_point("seal.exchanging");
         }
         Ok(())
     }
@@ -337,6 +338,7 @@ impl Active {
         crash_point("seal.before_snapshot");
         // Named by its hash: whatever is there under this key is the same.
         let stored = self.remote.put(&key, bytes.into(), PutMode::Any)?;
+        crash_point("seal.after_snapshot");
         Ok(Durable::new(SnapshotRef { id, key }, stored))
     }
 

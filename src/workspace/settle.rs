@@ -32,6 +32,10 @@ const HOT_INTERVAL: Duration = Duration::from_secs(5);
 /// Bytes that one pass of making room brings to the store: those who wait get their turn after it.
 const DRAIN_BYTES_MAX: u64 = 32 << 20;
 
+/// What must be free of the disk, beyond its reserve, for a write to find room: the largest that
+/// the kernel sends, and its records.
+const DISK_ROOM_BYTES_MIN: u64 = 2 << 20;
+
 /// Slots read at once.
 const PAGE_SLOTS: usize = 4096;
 
@@ -142,11 +146,15 @@ impl Active {
         Ok(cut > 0 || freed > 0 || had_room || self.has_room()?)
     }
 
-    /// Whether an eighth of the budget is free, and less waits for the store than may.
+    /// Whether an eighth of the budget and some of the disk are free, and less waits for the store
+    /// than may.
     fn has_room(&self) -> Result<bool, WorkspaceError> {
         let usage = self.local.usage()?;
         let dirty = usage.journal_bytes + usage.rocksdb_bytes;
-        Ok(dirty < usage.budget - usage.budget / 8 && !self.is_over_cap())
+        let in_budget = dirty < usage.budget - usage.budget / 8;
+        let reserve = self.options.local.disk_reserve_bytes;
+        let on_disk = usage.disk_free >= reserve.saturating_add(DISK_ROOM_BYTES_MIN);
+        Ok(in_budget && on_disk && !self.is_over_cap())
     }
 
     fn drain_some(&self, settling: &mut Settling, fetch: Fetch) -> Result<u64, WorkspaceError> {

@@ -180,22 +180,42 @@ fn a_damaged_head_snapshot_or_format_is_told_apart_from_a_newer_one() {
     assert_eq!(fs::read_to_string(world.ws().join("small")).unwrap(), "small");
 }
 
+/// What the daemon of the usual place has logged, of requests that it answered with an error.
+fn logged(world: &World) -> String {
+    let cache = PathBuf::from(world.status()["cache_dir"].as_str().unwrap());
+    let log = fs::read_to_string(cache.join("dormouse.log")).unwrap();
+    log.lines().filter(|line| line.contains("answered with EIO")).collect::<Vec<_>>().join("\n")
+}
+
+/// The pack's id, as an error names it.
+fn id_of(pack: &Path) -> &str {
+    pack.file_name().unwrap().to_str().unwrap()
+}
+
 #[test]
-fn a_damaged_data_pack_is_eio_for_its_files_and_nothing_else() {
+fn a_damaged_data_pack_is_eio_for_its_files_and_nothing_else_and_the_log_names_it() {
     let mut world = hibernated();
     world.set("DORMOUSE_HOT_SET_SIZE", "0");
     let packs = objects(&world, "packs");
     let big = packs.iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
     let whole = fs::read(big).unwrap();
-    let damage: [&dyn Fn(); 2] =
-        [&|| (0..whole.len() as u64).step_by(50_000).for_each(|at| flip(big, at)), &|| {
-            fs::write(big, &whole[..1000]).unwrap()
-        }];
+    let damage: [&dyn Fn(); 4] = [
+        &|| (0..whole.len() as u64).step_by(50_000).for_each(|at| flip(big, at)),
+        &|| {
+            let mut garbage = whole.clone();
+            blake3::Hasher::new_derive_key("garbage").finalize_xof().fill(&mut garbage[9..65_545]);
+            fs::write(big, garbage).unwrap();
+        },
+        &|| fs::write(big, &whole[..1000]).unwrap(),
+        &|| fs::remove_file(big).unwrap(),
+    ];
     for apply in damage {
         apply();
         world.mount();
         let error = fs::read(world.ws().join("big")).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EIO));
+        let log = logged(&world);
+        assert!(log.contains(id_of(big)), "{log:?} does not name {big:?}");
         assert_eq!(fs::read_to_string(world.ws().join("small")).unwrap(), "small");
         fs::write(world.ws().join("new"), "work goes on").unwrap();
         fs::write(big, &whole).unwrap();
@@ -205,6 +225,107 @@ fn a_damaged_data_pack_is_eio_for_its_files_and_nothing_else() {
     }
     world.mount();
     assert!(fs::read(world.ws().join("big")).is_ok(), "it was repaired in the store");
+}
+
+/// Directories of a workspace with more records than one node holds; what each file contains
+/// follows from its name.
+fn many_directories() -> World {
+    let mut world = World::new();
+    world.set("DORMOUSE_HOT_SET_SIZE", "0");
+    world.mount();
+    for n in 0..3000 {
+        let path = world.ws().join(format!("d{}/a-file-with-a-long-name-{n}", n / 100));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, n.to_string()).unwrap();
+    }
+    world.hibernate();
+    world.lose_caches();
+    world
+}
+
+/// Reads each directory and file; those that gave `EIO`, from the root.
+fn unreadable(world: &World) -> Vec<String> {
+    let mut failed = Vec::new();
+    let mut is_read = |path: String, result: std::io::Result<()>| match result {
+        Ok(()) => true,
+        Err(error) => {
+            assert_eq!(error.raw_os_error(), Some(libc::EIO), "{path}");
+            failed.push(path);
+            false
+        }
+    };
+    for d in 0..30 {
+        let list = fs::read_dir(world.ws().join(format!("d{d}")))
+            .and_then(|mut entries| entries.try_fold(0, |count, entry| entry.map(|_| count + 1)));
+        if is_read(format!("/d{d}"), list.as_ref().map(drop).map_err(copied)) {
+            assert_eq!(list.unwrap(), 100, "/d{d} is listed in part");
+        }
+        for n in d * 100..(d + 1) * 100 {
+            let path = format!("/d{d}/a-file-with-a-long-name-{n}");
+            let content = fs::read_to_string(world.ws().join(&path[1..]));
+            if is_read(path.clone(), content.as_ref().map(drop).map_err(copied)) {
+                assert_eq!(content.unwrap(), n.to_string(), "{path}");
+            }
+        }
+    }
+    failed
+}
+
+fn copied(error: &std::io::Error) -> std::io::Error {
+    error.raw_os_error().map_or(std::io::ErrorKind::Other.into(), std::io::Error::from_raw_os_error)
+}
+
+#[test]
+fn damaged_metadata_is_eio_for_no_more_than_verify_tells_and_the_log_names_its_pack() {
+    let world = many_directories();
+    let is_tree = |path: &&PathBuf| {
+        let kind = dormouse::format::decode_pack_header(&fs::read(path).unwrap());
+        matches!(kind, Ok(dormouse::format::PackKind::Tree))
+    };
+    let packs = objects(&world, "packs");
+    let pack = packs.iter().filter(is_tree).max_by_key(|path| fs::metadata(path).unwrap().len());
+    let pack = pack.unwrap();
+    let whole = fs::read(pack).unwrap();
+    let mut garbage = whole.clone();
+    let middle = whole.len() / 3;
+    let end = whole.len().min(middle + 65_536);
+    blake3::Hasher::new().finalize_xof().fill(&mut garbage[middle..end]);
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 4;
+    for damaged in [garbage, flipped] {
+        fs::write(pack, damaged).unwrap();
+        let verdict = world.run(&["verify", "--json", "--paths", "100000", "w"]);
+        assert_eq!(verdict.code, 9, "{verdict:?}");
+        let problems = verdict.json()["problems"].clone();
+        assert_eq!(problems.as_array().unwrap().len(), 1, "{problems}");
+        assert!(problems[0]["object"].as_str().unwrap().ends_with(id_of(pack)), "{problems}");
+        let affected = problems[0]["affected"].as_array().unwrap();
+        let paths: Vec<&str> = affected
+            .iter()
+            .flat_map(|affected| affected["paths"].as_array().unwrap())
+            .map(|path| path.as_str().unwrap())
+            .collect();
+        world.mount();
+        let failed = unreadable(&world);
+        let is_told = |path: &String| {
+            let above = |told: &&str| path.strip_prefix(told.trim_end_matches('/'));
+            let hit = |told: &&str| {
+                above(told).is_some_and(|rest| matches!(rest.bytes().next(), None | Some(b'/')))
+            };
+            paths.iter().any(hit)
+        };
+        for path in &failed {
+            assert!(is_told(path), "{path} is EIO and not among {paths:?}");
+        }
+        assert!(!failed.is_empty() && failed.len() < 3000, "{} of 3,030", failed.len());
+        let log = logged(&world);
+        assert!(log.contains(id_of(pack)), "{log:?} does not name {pack:?}");
+        fs::write(world.ws().join("new"), "work goes on").unwrap();
+        fs::write(pack, &whole).unwrap();
+        assert_eq!(unreadable(&world), Vec::<String>::new(), "it was repaired in the store");
+        world.hibernate();
+        world.lose_caches();
+    }
 }
 
 #[test]

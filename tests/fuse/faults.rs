@@ -126,6 +126,59 @@ fn a_killed_caller_is_gone_long_before_the_deadline() {
 }
 
 #[test]
+fn what_killed_callers_wanted_to_change_does_not_happen_and_they_are_gone_long_before() {
+    let (stack, _store) = stack_with_remote_files(0);
+    let fs = Arc::clone(&stack.fs);
+    let mount = Mount::of(stack, |options| options.deadline = Duration::from_secs(600));
+    mount.sh("mkdir d; for i in 1 2 3 4 5 6 7 8 9; do echo old > $i; done; ls d > /dev/null");
+    // As during a hibernation: every change waits.
+    fs.freeze();
+    let changes = [
+        "os.mkdir('new-dir')",
+        "os.open('d/new-file', os.O_CREAT | os.O_WRONLY)",
+        "os.symlink('target', 'd/link')",
+        "os.unlink('1')",
+        "os.rename('2', 'd/2')",
+        "os.link('3', 'd/3')",
+        "os.truncate('4', 1)",
+        "os.chmod('5', 0o600)",
+        "os.setxattr('6', 'user.a', b'x')",
+        "os.pwrite(os.open('7', os.O_WRONLY), b'new', 0)",
+        "os.utime('8', (1, 1))",
+        "os.posix_fallocate(os.open('9', os.O_WRONLY), 0, 100000)",
+    ];
+    let mut callers: Vec<Child> = Vec::new();
+    for (number, change) in changes.iter().enumerate() {
+        // `timeout` would be a process between.
+        let mut child = mount.direct_python(change).spawn().unwrap();
+        while mount.mounted().requests_in_flight() <= number {
+            assert!(child.try_wait().unwrap().is_none(), "{change} did not wait");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // One after the other: the kernel lets only one into a directory.
+        child.kill().unwrap();
+        callers.push(child);
+    }
+    let clock = SystemClock::new();
+    for (mut caller, change) in callers.into_iter().zip(changes) {
+        while caller.try_wait().unwrap().is_none() {
+            assert!(clock.monotonic() < Duration::from_secs(60), "{change}: its caller stays");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    fs.thaw();
+    while mount.mounted().requests_in_flight() > 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let found = mount.sh("ls; ls d; cat 1 2 3 4 5 6 7 8 9; getfattr -d 6; stat -c %a,%h,%s 3 5 9");
+    let olds = "old\n".repeat(9);
+    let stats = "644,1,4\n".repeat(3);
+    assert_eq!(found, format!("1\n2\n3\n4\n5\n6\n7\n8\n9\nd\n{olds}{stats}"));
+    // And the kernel believes nothing else.
+    mount.sh("mkdir new-dir; echo new > d/new-file; rm 1; mv 2 d; ln 3 d; cat d/2 d/3 d/new-file");
+}
+
+#[test]
 fn more_waiting_requests_than_there_is_room_for_are_answered_at_once() {
     let (stack, store) = stack_with_remote_files(12);
     store.inject(When::every(Op::Get, ""), Fault::Hang);

@@ -151,6 +151,18 @@ impl Mount {
         self.command("/usr/bin/python3", prelude, script)
     }
 
+    /// A Python process inside the mount that is our own child, for who kills it.
+    pub fn direct_python(&self, script: &str) -> Command {
+        let mut command = Command::new("/usr/bin/python3");
+        command
+            .args(["-c", &format!("import os\nos.chdir(os.environ['MOUNT'])\n{script}")])
+            .env("MOUNT", self.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+
     fn command(&self, program: &str, prelude: &str, script: &str) -> Command {
         let mut command = Command::new("timeout");
         command

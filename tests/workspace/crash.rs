@@ -15,19 +15,32 @@ use crate::world::{Files, checkpoint, hibernate, noise};
 /// Where the victim works.
 const DIR_VARIABLE: &str = "DORMOUSE_TEST_CRASH_DIR";
 
-/// Every crash point of the layer, in the order in which a run passes them.
-const POINTS: &[&str] = &[
-    "resume.acquired",
-    "seal.cut",
-    "seal.flushed",
-    "seal.exchanged",
-    "seal.tree",
-    "seal.before_snapshot",
-    "seal.before_swap",
-    "seal.after_swap",
-    "seal.rebased",
-    "seal.trimmed",
+/// Every crash point of this layer and of the one that uploads, and those of the local layer that
+/// only a seal passes; about in the order in which a run passes them. With how often a run must
+/// pass each: the first time in settling or the checkpoint, the second in the hibernation.
+const POINTS: &[(&str, u32)] = &[
+    (AT_RESUME[0], 1),
+    (AT_RESUME[1], 1),
+    ("upload.begun", 2),
+    ("upload.stored", 2),
+    ("upload.located", 2),
+    ("seal.cut", 2),
+    ("seal.tree", 2),
+    ("seal.flushed", 2),
+    ("seal.exchanging", 1),
+    ("seal.exchanged", 2),
+    ("seal.before_snapshot", 2),
+    ("seal.after_snapshot", 2),
+    ("seal.before_swap", 2),
+    ("seal.after_swap", 2),
+    ("seal.rebased", 2),
+    ("overlay-dropped", 2),
+    ("seal.trimmed", 2),
+    ("local-closed", 1),
 ];
+
+/// Of these, those that a run passes before it has done anything.
+const AT_RESUME: [&str; 2] = ["resume.acquired", "resume.remembered"];
 
 struct Machine {
     clock: Arc<dyn Clock>,
@@ -145,13 +158,9 @@ fn check(dir: &Path, rounds: u64, point: &str) {
 fn a_kill_at_any_step_loses_nothing_and_the_next_mount_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let mut rounds = 0;
-    for point in POINTS {
-        // The first pass of a point is in the checkpoint, the second in the hibernation.
-        for pass in [1, 2] {
-            let at_resume = *point == "resume.acquired";
-            if at_resume && pass == 2 {
-                continue;
-            }
+    for (point, passes) in POINTS {
+        let at_resume = AT_RESUME.contains(point);
+        for pass in 1..=*passes {
             assert!(run_victim(dir.path(), &format!("{point}:{pass}")), "{point}:{pass}");
             rounds += u64::from(!at_resume);
             check(dir.path(), rounds, &format!("{point}-{pass}"));
@@ -164,7 +173,9 @@ fn a_kill_at_any_step_loses_nothing_and_the_next_mount_goes_on() {
 #[test]
 fn kills_in_a_row_without_a_clean_seal_between_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    for (i, point) in POINTS.iter().skip(1).enumerate() {
+    let points = POINTS.iter().map(|(point, _)| point).filter(|point| !AT_RESUME.contains(point));
+    let points: Vec<_> = points.collect();
+    for (i, point) in points.iter().enumerate() {
         assert!(run_victim(dir.path(), point), "{point}");
         let machine = Machine::new(dir.path());
         let workspace = machine.resume(dir.path(), "a");
@@ -174,5 +185,5 @@ fn kills_in_a_row_without_a_clean_seal_between_lose_nothing() {
         }
         machine.verify(dir.path(), point);
     }
-    check(dir.path(), POINTS.len() as u64 - 1, "all");
+    check(dir.path(), points.len() as u64, "all");
 }

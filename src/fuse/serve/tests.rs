@@ -272,3 +272,118 @@ fn what_a_killed_caller_asked_for_is_answered_at_once_and_taken_back_when_it_is_
     assert_eq!(undoing.recv_timeout(Duration::from_secs(60)), Ok(7));
     assert!(answers.try_recv().is_err(), "answered once");
 }
+
+/// Waits until nothing is under way any more.
+fn settled(server: &Server) {
+    let clock = SystemClock::new();
+    while server.parts.in_flight.len() > 0 {
+        assert!(clock.monotonic() < Duration::from_secs(60), "a request is under way for ever");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_change_whose_caller_is_killed_while_it_waits_does_not_happen() {
+    let bench = bench(|_| {});
+    // Somebody makes room, one day.
+    bench.server.fs.serve_room(true);
+    let mut caller = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let origin = Origin { unique: 2, uid: 0, gid: 0, pid: caller.id() };
+    let (probe, answers) = Probe::new();
+    let (tries, tried) = mpsc::channel();
+    let lacks_room = || FsError::NotLocal(Missing::Room(crate::fs::Lack::Budget));
+    bench.server.serve(
+        Call::new(origin, Opcode::MkDir, Ino(1)),
+        probe,
+        move |_, caller, _| {
+            tries.send(caller.fetch).unwrap();
+            Err::<(), _>(lacks_room())
+        },
+        |(), probe| probe.send(0),
+    );
+    while !bench.server.fs.wait_for_room_wanted(Duration::from_millis(10)) {}
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    assert_eq!(answers.recv_timeout(Duration::from_secs(60)), Ok(libc::EINTR));
+    bench.server.fs.make_room(|| true);
+    settled(&bench.server);
+    assert_eq!(tried.try_iter().collect::<Vec<_>>(), [Fetch::LocalOnly], "it was tried again");
+}
+
+#[test]
+fn a_change_that_must_wait_happens_with_what_is_here_when_that_has_come() {
+    let bench = bench(|_| {});
+    bench.server.fs.serve_room(true);
+    let (probe, answers) = Probe::new();
+    let tries = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&tries);
+    bench.server.serve(
+        call(2),
+        probe,
+        move |_, caller, _| {
+            assert_eq!(caller.fetch, Fetch::LocalOnly);
+            match counter.fetch_add(1, Ordering::SeqCst) {
+                0 | 1 => Err(FsError::NotLocal(Missing::Room(crate::fs::Lack::Disk))),
+                _ => Ok(5),
+            }
+        },
+        |value, probe| probe.send(value),
+    );
+    for _ in 0..2 {
+        while !bench.server.fs.wait_for_room_wanted(Duration::from_millis(10)) {}
+        bench.server.fs.make_room(|| true);
+    }
+    assert_eq!(outcome(&answers), 5);
+    assert_eq!(tries.load(Ordering::SeqCst), 3);
+    // And when none can be made, it is told what it lacks.
+    let (probe, answers) = Probe::new();
+    bench.server.serve(
+        call(4),
+        probe,
+        |_, _, _| Err::<(), _>(FsError::NotLocal(Missing::Room(crate::fs::Lack::Budget))),
+        |(), probe| probe.send(0),
+    );
+    while !bench.server.fs.wait_for_room_wanted(Duration::from_millis(10)) {}
+    bench.server.fs.make_room(|| false);
+    assert_eq!(outcome(&answers), libc::EDQUOT);
+}
+
+#[test]
+fn a_killed_caller_does_not_wait_for_a_disk_that_does_not_answer() {
+    let bench = bench(|_| {});
+    let mut caller = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let origin = Origin { unique: 2, uid: 0, gid: 0, pid: caller.id() };
+    let (probe, answers) = Probe::new();
+    let (begun, has_begun) = mpsc::channel();
+    let (thaw, thawed) = mpsc::channel::<()>();
+    let thawed = std::sync::Mutex::new(thawed);
+    bench.server.serve_sync_alone(
+        Call::new(origin, Opcode::FSync, Ino(1)),
+        probe,
+        move |_, _| {
+            begun.send(()).unwrap();
+            thawed.lock().unwrap().recv().unwrap();
+            Ok(())
+        },
+        |(), probe| probe.send(0),
+    );
+    has_begun.recv_timeout(Duration::from_secs(60)).unwrap();
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    assert_eq!(answers.recv_timeout(Duration::from_secs(60)), Ok(libc::EINTR));
+    thaw.send(()).unwrap();
+    settled(&bench.server);
+    assert!(answers.try_recv().is_err(), "answered once");
+}
+
+#[test]
+fn a_sync_that_fails_at_once_does_not_make_the_disk_a_quick_one() {
+    let bench = bench(|_| {});
+    for unique in 0..20 {
+        let (probe, answers) = Probe::new();
+        let run = |_: &Filesystem, _: &Caller| Err(FsError::NotPermitted);
+        bench.server.serve_sync_alone(call(2 * unique), probe, run, |(), probe| probe.send(0));
+        assert_eq!(outcome(&answers), libc::EPERM);
+    }
+    assert!(bench.server.pace.inline().is_none());
+}

@@ -72,6 +72,7 @@ impl Cache {
             }
             tracing::info!(file = file.number, frames = batch.len(), "cached frames indexed again");
             rocks.write(batch)?;
+            crash_point("cache-indexed");
         }
         Ok(())
     }
@@ -152,6 +153,7 @@ impl Cache {
         // Longer than any id, so that the largest one is within the range too.
         batch.delete_range_cf(rocks.family(Family::Cache), &[][..], &[u8::MAX; 33]);
         rocks.write(batch)?;
+        crash_point("cache-cleared");
         let files = std::mem::take(&mut *self.files.write());
         for file in files.values() {
             self.bytes.fetch_sub(file.len(), Ordering::Relaxed);

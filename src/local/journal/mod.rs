@@ -26,7 +26,7 @@ pub(super) use segment::faults::durable;
 use self::record::Header;
 use self::segment::{SEGMENT_HEADER_LEN, Segment};
 use self::sync::Syncer;
-use super::{LocalError, crash_point};
+use super::{LocalError, crash_point, crash_point_after};
 use crate::format::StagedAt;
 use crate::types::CacheId;
 
@@ -213,6 +213,10 @@ impl Journal {
 
     fn write(&self, writer: &mut Writer, data: &[&[u8]]) -> Result<(), LocalError> {
         let (segment, offset) = (Arc::clone(&writer.segment), writer.at.offset);
+        crash_point_after("journal-torn", || {
+            let part = if data.is_empty() { writer.scratch.len() / 2 } else { HEADER_LEN };
+            let _ = segment.write_at(&mut [IoSlice::new(&writer.scratch[..part])], offset);
+        });
         let result = if data.is_empty() {
             segment.write_at(&mut [IoSlice::new(&writer.scratch)], offset)
         } else {

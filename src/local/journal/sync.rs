@@ -106,6 +106,7 @@ impl Syncer {
         let result = MutexGuard::unlocked(tail, || {
             crash_point("journal-sync");
             segments.iter().try_for_each(|segment| segment.sync())?;
+            crash_point("journal-synced");
             if names_changed { sync_dir(dir) } else { Ok(()) }
         });
         self.rounds.fetch_add(1, Ordering::Relaxed);
