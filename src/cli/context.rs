@@ -16,10 +16,10 @@ pub const STATUS_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long a daemon may take to end after its last word, and how often that is looked at.
 const END_DEADLINE: Duration = Duration::from_secs(20);
+const END_POLL: Duration = Duration::from_millis(5);
+
 /// How long another daemon may take to take over from one that died.
 const TAKE_OVER_DEADLINE: Duration = Duration::from_secs(60);
-
-const END_POLL: Duration = Duration::from_millis(5);
 
 /// The process's circumstances: what it was started with, read once.
 #[derive(Debug)]
@@ -131,8 +131,8 @@ impl Context {
         ))
     }
 
-    /// Waits until the process of a daemon that has said its last word is gone, and its keeper's, so that its
-    /// cache directory and mountpoint can be used again.
+    /// Waits until the process of a daemon that has said its last word is gone, and its keeper's,
+    /// so that its cache directory and mountpoint can be used again.
     pub fn wait_gone(&self, entry: &Registration) -> Outcome {
         let until = self.clock.monotonic() + END_DEADLINE;
         while entry.daemon().runs() || entry.keeper.is_some_and(|keeper| keeper.runs()) {

@@ -458,7 +458,7 @@ impl Server {
         finish: impl FnOnce(T, A),
     ) {
         self.parts.counters.add_waited();
-        let deadline = ticket.request.arrived.saturating_add(self.deadline);
+        let deadline = ticket.ticket.request.arrived.saturating_add(self.deadline);
         let until = Fetch::Until(deadline);
         for _ in 0..STEPS_MAX {
             let waits_by_itself = call.waits_by_itself(&missing);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -40,6 +41,25 @@ struct Start {
     tried: Vec<Nonce>,
     /// Taken over from that daemon, as it was.
     is_known: bool,
+}
+
+impl Start {
+    /// What the mount knows of its head from now on.
+    fn into_mount(self, state: LocalState, now: Duration, writable: bool) -> Mount {
+        Mount {
+            base_packs: self.head.tree_packs.clone(),
+            base_created: self.head.snapshot.as_ref().and_then(store::created),
+            head: self.head,
+            version: self.version,
+            tried: self.tried,
+            stale: self.stale,
+            state,
+            renewed_at: now,
+            renew_now: self.is_known && writable,
+            unlisted: Vec::new(),
+            fenced: None,
+        }
+    }
 }
 
 /// How the local directory goes with a head.
@@ -114,7 +134,7 @@ fn required(answer: Option<Result<Object, RemoteError>>) -> Result<Object, Remot
     answer.unwrap_or_else(|| {
         Err(RemoteError::Unavailable {
             key: String::from("head"),
-            waited: std::time::Duration::ZERO,
+            waited: Duration::ZERO,
             cause: String::from("the request was dropped"),
         })
     })
@@ -323,13 +343,14 @@ impl Begin<'_> {
         if writable && start.head.root.is_none() {
             make_root(&fs, &namespace, self.options)?;
         }
-        let renewed_at = self.clock.monotonic();
-        let base_created = start.head.snapshot.as_ref().and_then(store::created);
+        let (epoch, is_known) = (state.epoch, start.is_known);
+        let format = start.format.clone();
+        let mount = start.into_mount(state, self.clock.monotonic(), writable);
         let active = Active {
             options: self.options.clone(),
-            store_id: start.format.store_id,
-            format: start.format,
-            epoch: state.epoch,
+            store_id: format.store_id,
+            format,
+            epoch,
             clock: self.clock,
             remote: self.remote,
             local,
@@ -341,24 +362,12 @@ impl Begin<'_> {
             settling: Mutex::default(),
             swapping: Mutex::default(),
             brake: Brake::default(),
-            mount: Mutex::new(Mount {
-                base_packs: start.head.tree_packs.clone(),
-                head: start.head,
-                version: start.version,
-                tried: start.tried,
-                stale: start.stale,
-                state,
-                renewed_at,
-                renew_now: start.is_known && writable,
-                base_created,
-                unlisted: Vec::new(),
-                fenced: None,
-            }),
+            mount: Mutex::new(mount),
             tally: Mutex::new(Tally::default()),
             closed: AtomicBool::new(false),
             hurry: Hurry::default(),
         };
-        if !start.is_known {
+        if !is_known {
             active.keep_head(&active.mount.lock());
         }
         Ok(active)

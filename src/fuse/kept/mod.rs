@@ -1,8 +1,8 @@
 //! A connection that outlives its daemon: another process holds `/dev/fuse` open meanwhile, and the
 //! next daemon takes it over.
 //!
-//! The kernel does not notice. What it had sent and has no answer to it sends again when it is asked
-//! to (`FUSE_NOTIFY_RESEND`, Linux 6.9), marked in the request's number. There is no second
+//! The kernel does not notice. What it had sent and has no answer to it sends again when it is
+//! asked to (`FUSE_NOTIFY_RESEND`, Linux 6.9), marked in the request's number. There is no second
 //! handshake, so fuser can't serve such a connection, and from the first daemon on it is served by
 //! loops of our own. `docs/decisions/0012-keeper.md` has the reasons.
 //!
