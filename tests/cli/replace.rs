@@ -1,11 +1,13 @@
 //! A daemon that dies or is replaced under a live mount: programs see a pause, and nothing else.
 
+use std::ffi::c_void;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
 use std::num::NonZero;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -64,6 +66,37 @@ impl Drop for Shell {
     }
 }
 
+/// A shared mapping of a file.
+struct Mapping(&'static mut [u8]);
+
+impl Mapping {
+    fn new(file: &File, len: usize) -> Mapping {
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let wanted = NonZero::new(len).unwrap();
+        // SAFETY: a new mapping, which lives as long as this value; the file is as long.
+        Mapping(unsafe {
+            let start = mmap(None, wanted, access, MapFlags::MAP_SHARED, file, 0).unwrap();
+            std::slice::from_raw_parts_mut(start.as_ptr().cast::<u8>(), len)
+        })
+    }
+
+    fn start(&mut self) -> NonNull<c_void> {
+        NonNull::from(&mut *self.0).cast()
+    }
+
+    fn sync(&mut self) {
+        // SAFETY: the whole mapping.
+        unsafe { msync(self.start(), self.0.len(), MsFlags::MS_SYNC).unwrap() };
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the whole mapping, which nobody refers to any more.
+        unsafe { munmap(self.start(), self.0.len()).unwrap() };
+    }
+}
+
 #[test]
 fn what_is_open_mapped_locked_or_entered_outlives_the_daemon_again_and_again() {
     let mut world = world();
@@ -88,26 +121,20 @@ fn what_is_open_mapped_locked_or_entered_outlives_the_daemon_again_and_again() {
     };
     assert!(!is_free());
     mapped.set_len(8192).unwrap();
-    let (len, access) = (NonZero::new(8192).unwrap(), ProtFlags::PROT_READ | ProtFlags::PROT_WRITE);
-    // SAFETY: a new mapping of a file that stays as long as it is.
-    let map = unsafe { mmap(None, len, access, MapFlags::MAP_SHARED, &mapped, 0).unwrap() };
-    // SAFETY: the mapping above, of this length.
-    let memory = unsafe { std::slice::from_raw_parts_mut(map.as_ptr().cast::<u8>(), 8192) };
+    let mut memory = Mapping::new(&mapped, 8192);
     let mut shell = Shell::new(&ws.join("dir"));
     for round in 1..=3_u8 {
-        memory[usize::from(round)] = round;
+        memory.0[usize::from(round)] = round;
         let before = world.kill_daemon();
         // No waiting: these calls wait themselves.
         write!(log, "{round}").unwrap();
-        memory[4096 + usize::from(round)] = round;
+        memory.0[4096 + usize::from(round)] = round;
         let mut text = String::new();
         unlinked.rewind().unwrap();
         unlinked.read_to_string(&mut text).unwrap();
         assert_eq!(text, "still here");
-        assert_eq!(
-            shell.say(&format!("echo {round} >> f; cat f")).lines().count(),
-            usize::from(round)
-        );
+        let lines = shell.say(&format!("echo {round} >> f; cat f")).lines().count();
+        assert_eq!(lines, usize::from(round));
         assert!(!is_free());
         assert!(fs::symlink_metadata(ws.join("unlinked")).is_err());
         let status = world.status();
@@ -121,8 +148,7 @@ fn what_is_open_mapped_locked_or_entered_outlives_the_daemon_again_and_again() {
     let mut text = [0; 8];
     doomed.read_exact_at(&mut text, 0).unwrap();
     assert_eq!(&text, b"and this");
-    // SAFETY: the mapping above.
-    unsafe { msync(map, 8192, MsFlags::MS_SYNC).unwrap() };
+    memory.sync();
     drop(lock);
     assert!(is_free());
     // The unlinked ones end with their last user, and not before.
@@ -133,9 +159,7 @@ fn what_is_open_mapped_locked_or_entered_outlives_the_daemon_again_and_again() {
     wait_for("the end of the unlinked files", || ends() == 2);
     // The root, `dir` and four files.
     assert_eq!(world.status()["inodes"], 6);
-    // SAFETY: the mapping above, which is not used any more.
-    unsafe { munmap(map, 8192).unwrap() };
-    drop((log, mapped, shell));
+    drop((memory, log, mapped, shell));
     world.hibernate();
     assert!(!is_alive(nix::unistd::Pid::from_raw(i32::try_from(keeper).unwrap())));
     world.lose_caches();
