@@ -21,7 +21,8 @@ impl Filesystem {
         if source == target && source_offset < target_end && target_offset < source_end {
             return Err(FsError::Invalid);
         }
-        self.with_fetch(caller.fetch, || self.gate.admit_data(caller.fetch, &self.room))?;
+        // Content that is shared is not written.
+        self.with_fetch(caller.fetch, || self.gate.admit_data(0, caller.fetch, &self.room))?;
         self.mutate(caller.fetch, || {
             let cells = self.cells(&[source, target], Need::Content)?;
             // Both locks until the commit: a staged extent must not be replaced and its bytes

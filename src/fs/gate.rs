@@ -1,6 +1,6 @@
 //! Who may change something, and when: the gate that every mutating operation passes.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
@@ -34,7 +34,8 @@ pub(super) struct Gate {
     /// Signals a thaw to those who wait for it.
     thawed: (Mutex<()>, Condvar),
     delay_micros: AtomicU64,
-    full: AtomicBool,
+    /// Bytes that may still be written; the largest number: any.
+    credit: AtomicU64,
 }
 
 /// The right to change something, while it lives.
@@ -49,7 +50,7 @@ impl Gate {
             mode: RwLock::new(if read_only { Mode::ReadOnly } else { Mode::Open }),
             thawed: (Mutex::new(()), Condvar::new()),
             delay_micros: AtomicU64::new(0),
-            full: AtomicBool::new(false),
+            credit: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -114,17 +115,18 @@ impl Gate {
         *self.mode.read() == Mode::Fenced
     }
 
-    /// Sets what each write of data meets: a delay, or that it is not let in.
-    pub fn set_admission(&self, delay: Duration, full: bool) {
+    /// Sets what writes of data meet until the next call: a delay each, and after so many bytes
+    /// (`u64::MAX`: never) that they are not let in.
+    pub fn set_admission(&self, delay: Duration, credit: u64) {
         let micros = u64::try_from(delay.min(DELAY_MAX).as_micros()).unwrap_or(0);
         self.delay_micros.store(micros, Ordering::Relaxed);
-        self.full.store(full, Ordering::Relaxed);
+        self.credit.store(credit, Ordering::Relaxed);
     }
 
-    /// Takes the toll of one write of data; holds no lock. Callers that may not wait get
+    /// Takes the toll of one write of so many bytes; holds no lock. Callers that may not wait get
     /// `NotLocal(Missing::Turn)`.
-    pub fn admit_data(&self, fetch: Fetch, room: &Room) -> Result<(), FsError> {
-        if self.full.load(Ordering::Relaxed) {
+    pub fn admit_data(&self, bytes: u64, fetch: Fetch, room: &Room) -> Result<(), FsError> {
+        if self.credit.load(Ordering::Relaxed) == 0 {
             return Err(room.lacking(Lack::Unsynced));
         }
         let micros = self.delay_micros.load(Ordering::Relaxed);
@@ -134,6 +136,9 @@ impl Gate {
             }
             std::thread::sleep(Duration::from_micros(micros));
         }
+        let spent = |left: u64| (left != u64::MAX).then(|| left.saturating_sub(bytes));
+        // An error says that there is no bound.
+        let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent);
         Ok(())
     }
 }

@@ -160,10 +160,11 @@ impl Filesystem {
         self.gate.thaw();
     }
 
-    /// Slows writes of data by `delay` each (at most 100 ms), or lets none in: they wait for room,
-    /// or are refused with `NoSpace` where nobody makes it.
-    pub fn set_admission(&self, delay: Duration, full: bool) {
-        self.gate.set_admission(delay, full);
+    /// Until the next call, slows writes of data by `delay` each (at most 100 ms), and after
+    /// `credit` bytes lets none in (0: from now on, `u64::MAX`: never): they wait for room, or are
+    /// refused with `NoSpace` where nobody makes it.
+    pub fn set_admission(&self, delay: Duration, credit: u64) {
+        self.gate.set_admission(delay, credit);
     }
 
     /// Inodes that the kernel knows of.

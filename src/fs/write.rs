@@ -22,7 +22,8 @@ impl Filesystem {
         let written = u32::try_from(data.len()).map_err(|_| FsError::Invalid)?;
         let end = offset.checked_add(u64::from(written)).filter(|&end| end <= FILE_SIZE_MAX);
         let end = end.ok_or(FsError::TooLarge)?;
-        self.with_fetch(caller.fetch, || self.gate.admit_data(caller.fetch, &self.room))?;
+        let bytes = u64::from(written);
+        self.with_fetch(caller.fetch, || self.gate.admit_data(bytes, caller.fetch, &self.room))?;
         self.mutate(caller.fetch, || {
             let cells = self.cells(&[ino], Need::Content)?;
             let mut locked = Locked::write(&cells);

@@ -78,8 +78,9 @@ impl Threads {
             threads.spawn("warm", &stopped, active, |_, active| active.warm())?;
         }
         if active.options.writable() {
-            // Before the thread gets to run: a busy machine lets a writer go first.
+            // Before the threads get to run: a busy machine lets a writer go first.
             active.fs.serve_room(true);
+            active.throttle();
             threads.spawn("settle", &stopped, active, settle_loop)?;
             threads.spawn("checkpoint", &stopped, active, checkpoint_loop)?;
             threads.spawn("watch", &stopped, active, watch_loop)?;
@@ -311,7 +312,8 @@ impl Active {
         let over = bytes.saturating_sub(soft);
         let share = over as f64 / (max / 4).max(1) as f64;
         let delay = DELAY_MAX.mul_f64(share.clamp(0.0, 1.0));
-        self.fs.set_admission(delay, bytes >= max);
+        // A writer may be quicker than the next look.
+        self.fs.set_admission(delay, max.saturating_sub(bytes));
         self.tally.lock().throttled = bytes > soft;
     }
 

@@ -293,7 +293,7 @@ fn what_the_kernel_has_not_sent_yet_is_in_a_checkpoint() {
 #[test]
 fn a_daemon_that_dies_while_it_is_asked_is_dead() {
     let world = World::new();
-    world.mount();
+    world.ok(&["mount", "--keeper", "off", "--create", "w", &world.text("ws")]);
     let daemon = world.daemon();
     nix::sys::signal::kill(daemon, nix::sys::signal::Signal::SIGSTOP).unwrap();
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();

@@ -271,7 +271,7 @@ fn writers_that_wait_for_room_keep_no_reader_waiting_and_end_in_time_killed_or_n
     let fs = Arc::clone(&stack.fs);
     // Somebody makes room, and never gets anywhere in time.
     fs.serve_room(true);
-    fs.set_admission(Duration::ZERO, true);
+    fs.set_admission(Duration::ZERO, 0);
     let mount = Mount::of(stack, |options| {
         options.deadline = Duration::from_secs(20);
         options.waiting_threads_max = 4;
@@ -293,6 +293,6 @@ fn writers_that_wait_for_room_keep_no_reader_waiting_and_end_in_time_killed_or_n
     // Whoever comes now is told at once; and when there is room, all is as before.
     assert!(fs.is_room_stuck());
     mount.sh("! echo x > y");
-    fs.set_admission(Duration::ZERO, false);
+    fs.set_admission(Duration::ZERO, u64::MAX);
     assert_eq!(mount.sh("echo x > y; cat y remote-0"), "x\ncontent 0");
 }

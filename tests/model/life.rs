@@ -200,13 +200,16 @@ fn a_freeze_holds_changes_back_and_lets_reads_through() {
     // Slowed down, a write waits; on a thread that may not, it asks for another.
     let three = name("three");
     let file = fs.create(&ROOT, in_root(&three), 0o644, true).unwrap().ino;
-    fs.set_admission(Duration::from_millis(1), false);
+    fs.set_admission(Duration::from_millis(1), u64::MAX);
     let write = |caller: &Caller| fs.write(caller, file, 0, b"data", false);
     assert!(matches!(write(&LOCAL), Err(FsError::NotLocal(_))));
     assert_eq!(write(&ROOT).unwrap(), 4);
-    fs.set_admission(Duration::ZERO, true);
+    // After so many bytes none are let in, whoever looks again and when.
+    fs.set_admission(Duration::ZERO, 6);
+    assert_eq!(write(&LOCAL).unwrap(), 4);
+    assert_eq!(write(&LOCAL).unwrap(), 4);
     assert!(matches!(write(&ROOT), Err(FsError::NoSpace)));
-    fs.set_admission(Duration::ZERO, false);
+    fs.set_admission(Duration::ZERO, u64::MAX);
     assert_eq!(write(&LOCAL).unwrap(), 4);
     fs.fence();
     fs.thaw();
