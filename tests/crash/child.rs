@@ -49,6 +49,13 @@ impl Worker {
         self.child.kill().unwrap();
     }
 
+    /// Waits for its end: whether it was killed. Else it must have ended well.
+    pub fn was_killed(&mut self) -> bool {
+        let status = self.child.wait().unwrap();
+        assert!(status.success() || status.signal() == Some(libc::SIGKILL), "{status}");
+        !status.success()
+    }
+
     /// Waits for its end; panics unless it was killed. Then all its reports have been read.
     pub fn expect_killed(&mut self, context: &str) {
         let status = self.child.wait().unwrap();
