@@ -116,8 +116,8 @@ pub(super) fn is_disconnected(mountpoint: &Path) -> bool {
             }
         }
     });
-    // The second: its daemon went while this was waiting for its answer.
-    let gone = [libc::ENOTCONN, libc::ECONNABORTED];
+    // The others: its daemon went while this was waiting for its answer, the last over io_uring.
+    let gone = [libc::ENOTCONN, libc::ECONNABORTED, libc::ECANCELED];
     answer.is_err_and(|error| error.raw_os_error().is_some_and(|errno| gone.contains(&errno)))
 }
 
