@@ -50,6 +50,13 @@ def dates(runs):
     return found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
+def rounds_of(results):
+    """How many rounds the phases had: `3 to 5 rounds`."""
+    found = sorted({len(measured) for of_phase in results.values()
+                    for measured in of_phase.values()})
+    return f"{found[0]}{f' to {found[-1]}' if found[1:] else ''} rounds"
+
+
 def has_peers(run):
     return bool(set(run.get("contenders", {})) & set(peers.KINDS))
 
@@ -60,13 +67,11 @@ def awake_section(runs, cores):
     results = merged(mine, "awake")
     if not results:
         return ""
-    rounds = sorted({len(measured) for of_phase in results.values()
-                     for measured in of_phase.values()})
     titles = {each.name: each.title for each in PHASES.values()}
     heads = ["phase, seconds", "dormouse", "null", "ext4", "to null", "goal", "to ext4", "goal", ""]
     where = "1 core: client and daemon share it" if cores == 1 else f"{cores} cores"
     text = (f"### Awake, {where}\n\n{dates(mine)}, median (smallest-largest) of "
-            f"{rounds[0]}{f' to {rounds[-1]}' if rounds[1:] else ''} rounds.\n\n"
+            f"{rounds_of(results)}.\n\n"
             + report.markdown_table(heads, report.awake_rows(results, cores, titles)))
     others = [name for name in report.contenders_of(results)
               if name not in ("ext4", "null", "dormouse")]
@@ -84,8 +89,6 @@ def peers_section(runs):
     results = merged(mine, "awake")
     if not results:
         return ""
-    rounds = sorted({len(measured) for of_phase in results.values()
-                     for measured in of_phase.values()})
     titles = {each.name: each.title for each in PHASES.values()}
     others = [name for name in report.contenders_of(results) if name in peers.KINDS]
     heads = ["phase, seconds", "ext4", "dormouse"]
@@ -102,8 +105,7 @@ def peers_section(runs):
         rows.append(row)
     line = mine[-1].get("line")
     over = (f", {line['latency_millis']} ms, {line['bytes_per_sec'] / 1e6:.0f} MB/s" if line else "")
-    return (f"### Peers, awake{over}\n\n{dates(mine)}, median of {rounds[0]}"
-            f"{f' to {rounds[-1]}' if rounds[1:] else ''} rounds; *too long* is over "
+    return (f"### Peers, awake{over}\n\n{dates(mine)}, median of {rounds_of(results)}; *too long* is over "
             f"{mine[-1].get('timeout', 300)} s.\n\n" + report.markdown_table(heads, rows) + "\n")
 
 
