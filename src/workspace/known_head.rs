@@ -9,12 +9,11 @@
 //! "tried"  nonces, 16 bytes each
 //! ```
 
-use bytes::Bytes;
-
 use super::WorkspaceError;
 use super::head::Nonce;
+use super::local_state::value;
 use crate::format::{Head, Key, StoreFormat};
-use crate::local::{Batch, Local, LocalError, Slot};
+use crate::local::{Batch, Local, LocalError};
 use crate::remote::Version;
 
 /// A head as a mount knows it.
@@ -87,11 +86,4 @@ fn put(out: &mut Vec<u8>, field: &[u8]) {
 fn field(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (len, rest) = bytes.split_first_chunk::<2>()?;
     rest.split_at_checked(usize::from(u16::from_le_bytes(*len)))
-}
-
-fn value(local: &Local, name: &str) -> Result<Option<Bytes>, LocalError> {
-    Ok(match local.get(Key::local(name).as_bytes())? {
-        Some(Slot::Value(bytes)) => Some(bytes),
-        Some(Slot::Tombstone) | None => None,
-    })
 }

@@ -80,7 +80,8 @@ impl LocalState {
     }
 }
 
-fn value(local: &Local, name: &str) -> Result<Option<Vec<u8>>, LocalError> {
+/// A record of the local directory that is never sealed.
+pub(super) fn value(local: &Local, name: &str) -> Result<Option<Vec<u8>>, LocalError> {
     Ok(match local.get(Key::local(name).as_bytes())? {
         Some(Slot::Value(bytes)) => Some(bytes.to_vec()),
         Some(Slot::Tombstone) | None => None,
