@@ -121,6 +121,7 @@ pub mod journal {
     pub use crate::local::journal::check;
 }
 
+#[path = "../../tests/codecs/memory.rs"]
 mod memory;
 pub mod written;
 

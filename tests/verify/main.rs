@@ -8,6 +8,8 @@
 mod codecs;
 mod damage;
 mod forge;
+#[path = "../codecs/memory.rs"]
+mod heap;
 mod hostile;
 mod large;
 mod memory;
