@@ -55,7 +55,8 @@ impl Filesystem {
     /// Lists a directory from a cookie on: `.`, `..`, then the entries in the order of their
     /// names' hashes. An entry that stays is listed exactly once, whatever comes and goes.
     /// Attributes that are asked for are fetched if the caller may wait; else they are given if
-    /// they are on this machine.
+    /// they are on this machine. Where they are damaged the name is given without them: a lookup
+    /// of it says what is wrong.
     ///
     /// Two names with one hash (chance 2^-63 for a pair) share a cookie; a listing that breaks
     /// off between them lists the first one twice.
@@ -72,7 +73,14 @@ impl Filesystem {
             (true, Fetch::LocalOnly) => Want::LocalAttrs,
             (true, Fetch::Until(_) | Fetch::Within(_)) => Want::Attrs,
         };
-        let listed = self.read_only(caller.fetch, || self.list(directory, want, &mut taken, sink));
+        let mut listed =
+            self.read_only(caller.fetch, || self.list(directory, want, &mut taken, sink));
+        let damaged = listed.as_ref().is_err_and(FsError::is_damage);
+        if damaged && !taken.any && matches!(want, Want::Attrs) {
+            // A node with attributes can't be had: the names may lie in another.
+            let want = Want::LocalAttrs;
+            listed = self.read_only(caller.fetch, || self.list(directory, want, &mut taken, sink));
+        }
         // What was given stays given; the next call goes on from there, or meets the error.
         if taken.any { Ok(()) } else { listed }
     }
@@ -140,13 +148,14 @@ impl Filesystem {
     }
 
     fn wanted_attr(&self, ino: Ino, want: Want) -> Result<Option<Attr>, FsError> {
-        match want {
-            Want::Names => Ok(None),
-            Want::Attrs => self.peek_attr(ino).map(Some),
-            Want::LocalAttrs => match self.peek_attr(ino) {
-                Err(FsError::NotLocal(_)) => Ok(None),
-                attr => attr.map(Some),
-            },
+        if matches!(want, Want::Names) {
+            return Ok(None);
+        }
+        match self.peek_attr(ino) {
+            Err(FsError::NotLocal(_)) if matches!(want, Want::LocalAttrs) => Ok(None),
+            // Not the whole directory for one record. There is none: as damaged.
+            Err(error) if error.is_damage() || matches!(error, FsError::NotFound) => Ok(None),
+            attr => attr.map(Some),
         }
     }
 

@@ -181,6 +181,19 @@ impl FsError {
         self.errno() == libc::EIO
     }
 
+    /// Whether what is stored is damaged or gone: trying again does not help.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        let of_chunk = |error: &ChunkError| {
+            matches!(error, ChunkError::Corrupt { .. } | ChunkError::Missing { .. })
+        };
+        match self {
+            FsError::Corrupt { .. } | FsError::Tree(TreeError::Corrupt { .. }) => true,
+            FsError::Chunk(error) | FsError::Tree(TreeError::Chunk(error)) => of_chunk(error),
+            _ => false,
+        }
+    }
+
     pub(super) fn malformed(ino: Ino, error: &FormatError) -> FsError {
         FsError::Corrupt { ino, what: error.to_string() }
     }

@@ -90,8 +90,13 @@ pub(super) trait AnswerListing: Answer {
 
 /// A listing with attributes.
 pub(super) trait AnswerListingPlus: Answer {
+    /// Whether a name can be listed without its inode.
+    const LISTS_BARE_NAMES: bool;
     /// Adds an entry; true if it did not fit, and was not added.
     fn add(&mut self, entry: &DirEntry<'_>, attr: &Attr) -> bool;
+    /// Adds a name that the kernel has to look up before it knows its inode; true if it did not
+    /// fit, and was not added.
+    fn add_bare(&mut self, entry: &DirEntry<'_>) -> bool;
     /// Answers.
     fn listed(self);
 }

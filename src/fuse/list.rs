@@ -2,6 +2,7 @@
 
 use super::answer::{AnswerListing, AnswerListingPlus};
 use super::convert::bare_attr;
+use crate::chunks::Fetch;
 use crate::fs::{Caller, Filesystem, FsError, ListFrom, Missing};
 use crate::types::Ino;
 
@@ -23,22 +24,25 @@ pub(super) fn plain(
 }
 
 /// Fills the answer of a READDIRPLUS: each entry but `.` and `..` is a lookup too.
-pub(super) fn plus(
+pub(super) fn plus<A: AnswerListingPlus>(
     fs: &Filesystem,
     caller: &Caller,
     directory: Ino,
     cookie: u64,
-    answer: &mut impl AnswerListingPlus,
+    answer: &mut A,
 ) -> Result<(), FsError> {
     let mut taken = 0_usize;
+    // Who could wait has tried to fetch what is missing: it is damaged.
+    let takes_bare_names = A::LISTS_BARE_NAMES && caller.fetch != Fetch::LocalOnly;
     let mut lacks_attributes = None;
     let result = fs.readdir(caller, directory, ListFrom { cookie, plus: true }, &mut |entry| {
         let is_dots = matches!(entry.name, b"." | b"..");
         let is_full = match &entry.attr {
             Some(attr) => answer.add(&entry, attr),
             None if is_dots => answer.add(&entry, &bare_attr(entry.kind)),
+            None if takes_bare_names => answer.add_bare(&entry),
             None => {
-                // fuser can't send a name without its inode: the list ends before it.
+                // The list ends before it.
                 lacks_attributes = Some(entry.ino);
                 return true;
             }

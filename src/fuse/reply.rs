@@ -130,6 +130,13 @@ impl AnswerListing for ReplyDirectory {
 }
 
 impl AnswerListingPlus for ReplyDirectoryPlus {
+    // fuser takes the entry's number from the attributes: 0 there, and libc would skip the name.
+    const LISTS_BARE_NAMES: bool = false;
+
+    fn add_bare(&mut self, _: &DirEntry<'_>) -> bool {
+        true
+    }
+
     fn add(&mut self, entry: &DirEntry<'_>, attr: &Attr) -> bool {
         let name = OsStr::from_bytes(entry.name);
         let attr = file_attr(entry.ino, attr);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fuser::Errno;
 
-use super::reply::{Body, Listing};
+use super::reply::{Body, ListedInode, Listing};
 use crate::fs::{DirEntry, StatFs};
 use crate::fuse::answer::{
     Answer, AnswerAttr, AnswerCreated, AnswerData, AnswerEmpty, AnswerEntry, AnswerListing,
@@ -123,7 +123,7 @@ impl<O: Outlet> AnswerXattr for WireAnswer<O> {
 
 impl<O: Outlet> AnswerListing for WireAnswer<O> {
     fn add(&mut self, entry: &DirEntry<'_>) -> bool {
-        self.listing.add(self.room, entry, None)
+        self.listing.add(self.room, entry, ListedInode::NotAsked)
     }
 
     fn listed(mut self) {
@@ -133,8 +133,14 @@ impl<O: Outlet> AnswerListing for WireAnswer<O> {
 }
 
 impl<O: Outlet> AnswerListingPlus for WireAnswer<O> {
+    const LISTS_BARE_NAMES: bool = true;
+
     fn add(&mut self, entry: &DirEntry<'_>, attr: &Attr) -> bool {
-        self.listing.add(self.room, entry, Some(attr))
+        self.listing.add(self.room, entry, ListedInode::Known(attr))
+    }
+
+    fn add_bare(&mut self, entry: &DirEntry<'_>) -> bool {
+        self.listing.add(self.room, entry, ListedInode::Unknown)
     }
 
     fn listed(self) {

@@ -182,6 +182,17 @@ fn type_bits(kind: Kind) -> u32 {
     }
 }
 
+/// What a listing says of an entry's inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::fuse) enum ListedInode<'a> {
+    /// Nothing: a READDIR.
+    NotAsked,
+    /// That a READDIRPLUS can't say anything: whoever wants it looks the name up.
+    Unknown,
+    /// Its attributes.
+    Known(&'a Attr),
+}
+
 /// A directory listing in the making.
 #[derive(Debug, Default)]
 pub(in crate::fuse) struct Listing {
@@ -189,14 +200,14 @@ pub(in crate::fuse) struct Listing {
 }
 
 impl Listing {
-    /// Adds an entry, with its attributes in a READDIRPLUS; true if it does not fit into `room`.
+    /// Adds an entry; true if it does not fit into `room`.
     pub(in crate::fuse) fn add(
         &mut self,
         room: u32,
         entry: &DirEntry<'_>,
-        attr: Option<&Attr>,
+        inode: ListedInode<'_>,
     ) -> bool {
-        let fixed = DIRENT_LEN + if attr.is_some() { ENTRY_LEN } else { 0 };
+        let fixed = DIRENT_LEN + if inode == ListedInode::NotAsked { 0 } else { ENTRY_LEN };
         let len = (fixed + entry.name.len()).next_multiple_of(8);
         if self.bytes.len() + len > room as usize {
             return true;
@@ -205,8 +216,11 @@ impl Listing {
             self.bytes.reserve((room as usize).min(RESERVED_LEN_MAX));
         }
         let end = self.bytes.len() + len;
-        if let Some(attr) = attr {
-            put_entry(&mut self.bytes, FOREVER, entry.ino, attr);
+        match inode {
+            ListedInode::NotAsked => {}
+            // Node 0: the kernel takes the name alone.
+            ListedInode::Unknown => self.bytes.resize(self.bytes.len() + ENTRY_LEN, 0),
+            ListedInode::Known(attr) => put_entry(&mut self.bytes, FOREVER, entry.ino, attr),
         }
         self.bytes.u64(entry.ino.0);
         self.bytes.u64(entry.cookie);

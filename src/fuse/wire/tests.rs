@@ -5,7 +5,7 @@ use fuser::{Errno, InitFlags, RenameFlags, WriteFlags};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::reply::Listing;
+use super::reply::{ListedInode, Listing};
 use super::request::{fixed_len, opcodes};
 use super::*;
 use crate::fs::{DirEntry, SetAttr, SetTime, StatFs};
@@ -284,7 +284,12 @@ proptest! {
                 cookie: number + 1,
                 attr: None,
             };
-            if listing.add(room, &entry, plus.then_some(&attr)) {
+            let inode = match (plus, number % 3) {
+                (false, _) => ListedInode::NotAsked,
+                (true, 1) => ListedInode::Unknown,
+                (true, _) => ListedInode::Known(&attr),
+            };
+            if listing.add(room, &entry, inode) {
                 break;
             }
             taken.push((number + 10, number + 1, name.clone()));
@@ -317,7 +322,9 @@ fn read_listing(mut bytes: &[u8], plus: bool) -> (Vec<Listed>, &[u8]) {
         let kind = u32::from_ne_bytes(dirent[20..24].try_into().unwrap());
         assert_eq!(kind, u32::from(libc::DT_LNK));
         let ino = number(dirent, 0);
-        if plus {
+        if plus && ino % 3 == 2 {
+            assert_eq!(entry, [0; 128], "node 0: nothing but the name");
+        } else if plus {
             assert_eq!(number(entry, 0), ino, "the entry's own number");
             assert_eq!(number(entry, 16), FOREVER.as_secs());
         }
