@@ -16,8 +16,8 @@ use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 
 use crate::format::{
-    CHUNK_LEN_MAX, FRAME_HEADER_LEN, FormatError, FrameKind, PackBuilder, PackIndexEntry, PackKind,
-    PackSlot, encode_frame_at,
+    CHUNK_LEN_MAX, FRAME_HEADER_LEN, FormatError, FrameKind, PACK_ENTRY_LEN, PackBuilder,
+    PackIndexEntry, PackKind, PackSlot, encode_frame_at,
 };
 use crate::remote::{Durable, RemoteError};
 use crate::types::{ChunkId, PackId};
@@ -40,6 +40,15 @@ pub(super) struct PackLimits {
     pub(super) waiting_bytes_max: u64,
     /// For chunks.
     pub(super) zstd_level: i32,
+}
+
+impl PackLimits {
+    /// An empty pack with room for all that it may come to: the frame that fills it goes over the
+    /// target.
+    fn new_pack(&self) -> PackBuilder {
+        let room = self.target_bytes + FRAME_HEADER_LEN + CHUNK_LEN_MAX + PACK_ENTRY_LEN;
+        PackBuilder::with_capacity(PackKind::Data, room)
+    }
 }
 
 /// Packs under way to the store, shared by the threads that add chunks and those that upload.
@@ -109,6 +118,7 @@ pub(super) struct Failure {
 #[derive(Debug)]
 pub(super) struct State {
     open: PackBuilder,
+    limits: PackLimits,
     open_bytes: u64,
     /// Being compressed by some thread.
     claimed: HashSet<ChunkId>,
@@ -137,7 +147,8 @@ pub(super) struct State {
 impl DataPacks {
     pub(super) fn new(below: Below, limits: PackLimits) -> DataPacks {
         let state = State {
-            open: PackBuilder::new(PackKind::Data),
+            open: limits.new_pack(),
+            limits,
             open_bytes: 0,
             claimed: HashSet::new(),
             pending: HashMap::new(),
@@ -203,7 +214,14 @@ impl DataPacks {
 
     /// Where a chunk is in the store; none: not there, as far as is known here.
     pub(super) fn slot_of(&self, id: &ChunkId) -> Option<PackSlot> {
-        let recent = self.state.lock().recent.get(id).copied();
+        let recent = {
+            let mut state = self.state.lock();
+            // Only what is nowhere is ever pending: no need to ask the disk.
+            if state.pending.contains_key(id) {
+                return None;
+            }
+            state.recent.get(id).copied()
+        };
         recent.or_else(|| match self.below.local.known_get(id) {
             Ok(slot) => slot,
             Err(error) => {
@@ -344,7 +362,7 @@ impl State {
         if self.open.is_empty() {
             return None;
         }
-        let builder = std::mem::replace(&mut self.open, PackBuilder::new(PackKind::Data));
+        let builder = std::mem::replace(&mut self.open, self.limits.new_pack());
         let frame_bytes = std::mem::take(&mut self.open_bytes);
         let number = self.next_number;
         self.next_number += 1;

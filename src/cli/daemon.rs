@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use sd_notify::NotifyState;
 
+use super::allocator;
 use super::args::LogArgs;
 use super::context::Context;
 use super::exit::{Failure, Outcome};
@@ -73,7 +74,8 @@ pub fn run(
     log: &LogArgs,
     kept: Option<&str>,
 ) -> Outcome {
-    // Before any other thread exists.
+    // Both before any other thread exists.
+    allocator::bound();
     let set = signals::block()?;
     // Before anything else is opened.
     let kept = kept.map(Keeper::of_this_process).transpose()?;

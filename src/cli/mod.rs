@@ -5,6 +5,7 @@
 //! and with the exit code that `docs/cli.md` gives it; with `--json`, standard output holds one
 //! JSON document and nothing else; no secret is ever printed or logged.
 
+mod allocator;
 mod args;
 mod commands;
 mod config;

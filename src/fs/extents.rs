@@ -8,9 +8,9 @@
 //! ```
 //! A change is computed as an [`Edit`] first, committed, and applied to the map afterwards.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::offsets::OffsetMap;
 use crate::format::{Extent, Source, StagedAt};
 
 /// Files are settled in pieces of this many bytes (the largest chunk), so no extent may cross a
@@ -20,7 +20,7 @@ pub const PIECE_LEN: u64 = 256 * 1024;
 /// The sorted extents of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ExtentMap {
-    extents: BTreeMap<u64, Extent>,
+    extents: OffsetMap<Extent>,
 }
 
 /// A change of a map, as records to remove and to put.
@@ -121,7 +121,7 @@ impl ExtentMap {
     pub fn from_records(
         records: impl IntoIterator<Item = (u64, Extent)>,
     ) -> Result<ExtentMap, &'static str> {
-        let mut extents = BTreeMap::new();
+        let mut extents = Vec::new();
         let mut free_from = 0;
         for (offset, extent) in records {
             let end = offset.checked_add(extent.len).filter(|&end| end <= i64::MAX as u64);
@@ -130,9 +130,9 @@ impl ExtentMap {
                 return Err("extents overlap");
             }
             free_from = end;
-            extents.insert(offset, extent);
+            extents.push((offset, extent));
         }
-        Ok(ExtentMap { extents })
+        Ok(ExtentMap { extents: OffsetMap::from_ascending(extents) })
     }
 
     /// Number of extents.
@@ -155,19 +155,19 @@ impl ExtentMap {
         if range.is_empty() {
             return None;
         }
-        self.extents.range(range).nth(n).map(|(&offset, _)| offset)
+        self.extents.range(range).nth(n).map(|(offset, _)| offset)
     }
 
     /// The parts of extents that lie in the range, ascending.
     pub fn overlapping(&self, range: Range<u64>) -> impl Iterator<Item = (u64, Extent)> + '_ {
         let first = match self.extents.range(..range.start).next_back() {
-            Some((&offset, extent)) if offset + extent.len > range.start => offset,
+            Some((offset, extent)) if offset + extent.len > range.start => offset,
             _ => range.start,
         };
         let stop = range.end.max(first);
         self.extents
             .range(first..stop)
-            .filter_map(move |(&offset, extent)| clip(offset, extent, &range))
+            .filter_map(move |(offset, extent)| clip(offset, extent, &range))
     }
 
     /// The whole range as parts of extents and holes, ascending and without a gap.
@@ -190,11 +190,11 @@ impl ExtentMap {
     /// The extents that begin in the range or cross into it, whole, ascending.
     pub fn whole(&self, range: Range<u64>) -> Vec<(u64, Extent)> {
         let first = match self.extents.range(..range.start).next_back() {
-            Some((&offset, extent)) if offset + extent.len > range.start => offset,
+            Some((offset, extent)) if offset + extent.len > range.start => offset,
             _ => range.start,
         };
         let stop = range.end.max(first);
-        self.extents.range(first..stop).map(|(&offset, extent)| (offset, *extent)).collect()
+        self.extents.range(first..stop).map(|(offset, extent)| (offset, *extent)).collect()
     }
 
     /// First byte at or after `from` that an extent covers.
@@ -243,14 +243,14 @@ impl ExtentMap {
     /// Extents in the range, and those just before and just after that could merge with a new one.
     fn touched(&self, range: &Range<u64>) -> Vec<(u64, Extent)> {
         let before = self.extents.range(..range.start).next_back();
-        let before = before.filter(|&(&offset, extent)| offset + extent.len >= range.start);
+        let before = before.filter(|&(offset, extent)| offset + extent.len >= range.start);
         let inside = self.extents.range(range.start..=range.end);
-        before.into_iter().chain(inside).map(|(&offset, extent)| (offset, *extent)).collect()
+        before.into_iter().chain(inside).map(|(offset, extent)| (offset, *extent)).collect()
     }
 
     /// Applies a change that was computed from this map.
     pub fn apply(&mut self, edit: &Edit) {
-        for offset in &edit.removes {
+        for &offset in &edit.removes {
             self.extents.remove(offset);
         }
         for &(offset, extent) in &edit.puts {
@@ -318,7 +318,7 @@ mod tests {
 
     fn check_invariant(map: &ExtentMap) {
         let mut free_from = 0;
-        for (&offset, extent) in &map.extents {
+        for (offset, extent) in map.extents.range(..) {
             assert!(offset >= free_from && extent.len > 0);
             free_from = offset + extent.len;
             assert!(piece_end(offset) >= free_from, "crosses a piece border");

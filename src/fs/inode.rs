@@ -28,7 +28,7 @@ const RECORDS_AT_ONCE: usize = 1024;
 /// Memory of a cell without extents: cell, attributes, map and list links.
 const CELL_BYTES: usize = 512;
 
-/// Memory of one extent in a B-tree map with its share of half-filled nodes.
+/// Memory of one extent in its map: what a tree of half-filled nodes takes, more than a block does.
 const EXTENT_BYTES: usize = 160;
 
 /// Idle cells that one look for room passes over because they are in use.

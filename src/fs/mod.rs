@@ -25,6 +25,7 @@ mod gate;
 mod inode;
 mod link;
 mod lookups;
+mod offsets;
 mod orphans;
 mod plan;
 mod read;

@@ -10,7 +10,7 @@ use super::journal::Position;
 use crate::format::Key;
 
 /// Bytes that a record takes in memory beside its key and value: allocations and tree nodes.
-const RECORD_OVERHEAD_BYTES: usize = 96;
+const RECORD_OVERHEAD_BYTES: usize = 160;
 
 /// A slot as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -30,7 +30,7 @@ impl Default for LocalOptions {
     fn default() -> LocalOptions {
         LocalOptions {
             cache_bytes_max: 10 << 30,
-            memtable_bytes_max: 16 * MIB,
+            memtable_bytes_max: 12 * MIB,
             segment_bytes_max: 64 * MIB,
             replay_bytes_max: 256 * MIB,
             disk_reserve_bytes: 64 * MIB,

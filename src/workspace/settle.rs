@@ -36,6 +36,11 @@ const DRAIN_BYTES_MAX: u64 = 32 << 20;
 /// the kernel sends, and its records.
 const DISK_ROOM_BYTES_MIN: u64 = 2 << 20;
 
+/// Pieces cut and not yet exchanged, before those that the store has are exchanged: some 350 bytes
+/// of memory each, however many files are written. What a hibernation cuts beyond them can't be
+/// made again if the store then has lost a pack that it acknowledged.
+const DRAFTS_MAX: usize = 32 * 1024;
+
 /// Slots read at once.
 const PAGE_SLOTS: usize = 4096;
 
@@ -111,13 +116,13 @@ impl Active {
         let percent = self.options.upkeep.settle_cpu_percent;
         let mut pace = Pace::new(if which == Which::Quiet { percent } else { 100 });
         if which == Which::AllAtOnce {
-            self.settle_together(&mut settling.drafts, &dirty, fetch)?;
+            self.settle_together(settling, &dirty, fetch)?;
         }
         let cut = dirty.len() as u64;
         for file in dirty {
             self.progress.check()?;
             let whole = (file.ino, u64::MAX);
-            self.settle_file(&mut settling.drafts, whole, &mut pace, fetch)?;
+            self.settle_file(settling, whole, &mut pace, fetch)?;
             let seen = Seen { last_write: file.last_write, cut_at: now };
             settling.seen.insert(file.ino, seen);
         }
@@ -166,7 +171,7 @@ impl Active {
                 break;
             }
             let left = DRAIN_BYTES_MAX - cut;
-            cut += self.settle_file(&mut settling.drafts, (file.ino, left), &mut pace, fetch)?;
+            cut += self.settle_file(settling, (file.ino, left), &mut pace, fetch)?;
         }
         self.chunks.make_room()?;
         // Also those that needed no pack.
@@ -179,16 +184,17 @@ impl Active {
     /// `bytes_max` staged bytes are cut. Returns how many were.
     fn settle_file(
         &self,
-        drafts: &mut Drafts,
+        settling: &mut Settling,
         (ino, bytes_max): (Ino, u64),
         pace: &mut Pace,
         fetch: Fetch,
     ) -> Result<u64, WorkspaceError> {
         let mut cut = 0;
         for from in self.staged_pieces_of(ino)? {
-            if let Some(draft) = self.settle_piece(drafts, (ino, from), fetch)? {
+            self.bound_drafts(settling, fetch)?;
+            if let Some(draft) = self.settle_piece(&settling.drafts, (ino, from), fetch)? {
                 cut += draft.staged_bytes;
-                drafts.insert((ino, from), draft);
+                settling.drafts.insert((ino, from), draft);
             }
             if cut >= bytes_max {
                 break;
@@ -216,7 +222,7 @@ impl Active {
     /// Cuts the pieces of these files on several threads, about in their order.
     fn settle_together(
         &self,
-        drafts: &mut Drafts,
+        settling: &mut Settling,
         files: &[DirtyInode],
         fetch: Fetch,
     ) -> Result<(), WorkspaceError> {
@@ -225,8 +231,21 @@ impl Active {
             let starts = self.staged_pieces_of(file.ino)?;
             pieces.extend(starts.into_iter().map(|from| (file.ino, from)));
         }
+        for pieces in pieces.chunks(DRAFTS_MAX / 2) {
+            self.bound_drafts(settling, fetch)?;
+            let cut = self.cut_together(&settling.drafts, pieces, fetch)?;
+            settling.drafts.extend(cut);
+        }
+        Ok(())
+    }
+
+    fn cut_together(
+        &self,
+        known: &Drafts,
+        pieces: &[PieceKey],
+        fetch: Fetch,
+    ) -> Result<Vec<(PieceKey, Draft)>, WorkspaceError> {
         let next = AtomicUsize::new(0);
-        let known = &*drafts;
         let cut_some = || {
             let mut done = Vec::new();
             while let Some(&key) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -237,15 +256,35 @@ impl Active {
         };
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let helpers = cores.min(CUTTERS_MAX).min(pieces.len()).saturating_sub(1);
-        let cut: Vec<_> = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let helpers: Vec<_> = (0..helpers).map(|_| scope.spawn(cut_some)).collect();
-            let own = cut_some();
-            let others = helpers.into_iter().map(|helper| helper.join());
-            let others = others.map(|cut| cut.unwrap_or(Err(WorkspaceError::Stopped)));
-            std::iter::once(own).chain(others.collect::<Vec<_>>()).collect()
-        });
-        for done in cut {
-            drafts.extend(done?);
+            let mut all = cut_some();
+            for helper in helpers {
+                let theirs = helper.join().unwrap_or(Err(WorkspaceError::Stopped));
+                all = all.and_then(|mut all| {
+                    all.extend(theirs?);
+                    Ok(all)
+                });
+            }
+            all
+        })
+    }
+
+    /// Exchanges the extents of what is stored when there are many drafts; waits for the store
+    /// where that is not enough.
+    fn bound_drafts(&self, settling: &mut Settling, fetch: Fetch) -> Result<(), WorkspaceError> {
+        if settling.drafts.len() < DRAFTS_MAX {
+            return Ok(());
+        }
+        self.exchange_stored(settling, fetch)?;
+        if settling.drafts.len() >= DRAFTS_MAX {
+            self.chunks.make_room()?;
+            settling.packs_seen = u64::MAX;
+            self.exchange_stored(settling, fetch)?;
+        }
+        if settling.drafts.len() >= DRAFTS_MAX {
+            // What is stored nowhere now never will be: to be cut again.
+            settling.forget();
         }
         Ok(())
     }
