@@ -66,6 +66,10 @@ pub struct Upkeep {
     pub hot_bytes_max: u64,
     /// Written bytes that may wait for the store; writers are slowed near it. Zero: no cap.
     pub unsynced_bytes_max: u64,
+    /// Pieces of files that are cut and wait for the store, at most about so many, before a pass
+    /// waits for it: some 350 bytes of memory each. A hibernation of more can't make what it cut
+    /// first again if the store has lost a pack that it acknowledged meanwhile.
+    pub drafts_max: usize,
 }
 
 impl ResumeOptions {
@@ -110,6 +114,7 @@ impl Default for Upkeep {
             prefetch: true,
             hot_bytes_max: 64 << 20,
             unsynced_bytes_max: 0,
+            drafts_max: 32 * 1024,
         }
     }
 }

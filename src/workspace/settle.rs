@@ -36,11 +36,6 @@ const DRAIN_BYTES_MAX: u64 = 32 << 20;
 /// the kernel sends, and its records.
 const DISK_ROOM_BYTES_MIN: u64 = 2 << 20;
 
-/// Pieces cut and not yet exchanged, before those that the store has are exchanged: some 350 bytes
-/// of memory each, however many files are written. What a hibernation cuts beyond them can't be
-/// made again if the store then has lost a pack that it acknowledged.
-const DRAFTS_MAX: usize = 32 * 1024;
-
 /// Slots read at once.
 const PAGE_SLOTS: usize = 4096;
 
@@ -231,7 +226,7 @@ impl Active {
             let starts = self.staged_pieces_of(file.ino)?;
             pieces.extend(starts.into_iter().map(|from| (file.ino, from)));
         }
-        for pieces in pieces.chunks(DRAFTS_MAX / 2) {
+        for pieces in pieces.chunks((self.options.upkeep.drafts_max / 2).max(1)) {
             self.bound_drafts(settling, fetch)?;
             let cut = self.cut_together(&settling.drafts, pieces, fetch)?;
             settling.drafts.extend(cut);
@@ -273,16 +268,17 @@ impl Active {
     /// Exchanges the extents of what is stored when there are many drafts; waits for the store
     /// where that is not enough.
     fn bound_drafts(&self, settling: &mut Settling, fetch: Fetch) -> Result<(), WorkspaceError> {
-        if settling.drafts.len() < DRAFTS_MAX {
+        let max = self.options.upkeep.drafts_max;
+        if settling.drafts.len() < max {
             return Ok(());
         }
         self.exchange_stored(settling, fetch)?;
-        if settling.drafts.len() >= DRAFTS_MAX {
+        if settling.drafts.len() >= max {
             self.chunks.make_room()?;
             settling.packs_seen = u64::MAX;
             self.exchange_stored(settling, fetch)?;
         }
-        if settling.drafts.len() >= DRAFTS_MAX {
+        if settling.drafts.len() >= max {
             // What is stored nowhere now never will be: to be cut again.
             settling.forget();
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dormouse::fs::{AllocateMode, At, SetAttr, SetTime};
 use dormouse::remote::{Fault, Op, When};
 use dormouse::types::{Ino, Time};
-use dormouse::workspace::{Phase, Store, WorkspaceError};
+use dormouse::workspace::{Phase, Store, Upkeep, Workspace, WorkspaceError};
 
 use crate::world::{Files, World, checkpoint, hibernate, name, noise, watch};
 
@@ -60,10 +60,23 @@ fn a_resume_on_an_empty_cache_shows_every_fact_as_it_was() {
     assert_eq!(sparse.fs.getattr(&sparse.caller(), ino).unwrap().allocated, 5005);
 }
 
+/// A workspace in which a pass of settling waits for the store after every few pieces.
+fn with_few_drafts(world: &World, directory: &str, drafts_max: usize) -> Workspace {
+    let mut options = world.options(directory);
+    options.upkeep.drafts_max = drafts_max;
+    world.try_resume(&options).unwrap()
+}
+
 #[test]
 fn many_seals_settles_and_moves_never_change_what_is_seen() {
     let world = World::new();
-    let mut workspace = world.resume("a");
+    many_seals(&world, |directory| world.resume(directory));
+    let world = World::new();
+    many_seals(&world, |directory| with_few_drafts(&world, directory, 3));
+}
+
+fn many_seals(world: &World, resume: impl Fn(&str) -> Workspace) {
+    let mut workspace = resume("a");
     furnish(&world.files(&workspace));
     for round in 0..12_u64 {
         let files = world.files(&workspace);
@@ -88,7 +101,10 @@ fn many_seals_settles_and_moves_never_change_what_is_seen() {
         assert_eq!(files.facts(), before, "round {round}: after a checkpoint");
         drop(files);
         if round % 2 == 0 {
-            workspace = world.move_to(workspace, if round % 4 == 0 { "b" } else { "a" });
+            hibernate(&workspace).unwrap();
+            workspace.close().unwrap();
+            drop(workspace);
+            workspace = resume(if round % 4 == 0 { "b" } else { "a" });
             assert_eq!(world.files(&workspace).facts(), before, "round {round}: moved");
         }
     }
@@ -205,16 +221,17 @@ fn a_failure_at_any_request_of_a_seal_loses_nothing_and_is_made_good_by_the_next
         ("/head", Fault::Hang),
         ("/head", Fault::HangAfter),
     ];
-    for (key, fault) in faults {
+    let bounds = [Upkeep::default().drafts_max, 1];
+    for ((key, fault), drafts_max) in faults.iter().flat_map(|one| bounds.map(|max| (one, max))) {
         let world = World::new();
-        let workspace = world.resume("a");
+        let workspace = with_few_drafts(&world, "a", drafts_max);
         let files = world.files(&workspace);
         files.write("first", &noise(1, 400_000));
         checkpoint(&workspace).unwrap();
         files.write_at(files.ino("first"), 5000, &noise(2, 300_000));
         files.write("second", &noise(3, 9000));
         let before = files.facts();
-        world.faults.inject(When::every(Op::Put, key), fault.clone());
+        world.faults.inject(When::every(Op::Put, *key), fault.clone());
         let failed = checkpoint(&workspace);
         assert_eq!(files.facts(), before, "{key} {fault:?}: {failed:?}");
         files.write("third", b"after");
@@ -225,6 +242,30 @@ fn a_failure_at_any_request_of_a_seal_loses_nothing_and_is_made_good_by_the_next
         drop(files);
         let moved = world.move_to(workspace, "b");
         assert_eq!(world.files(&moved).facts(), before, "{key} {fault:?}: elsewhere");
+    }
+}
+
+#[test]
+fn however_many_files_are_written_only_so_many_wait_for_the_store_at_once() {
+    const COUNT: u64 = 1000;
+    for is_hibernation in [false, true] {
+        let world = World::new();
+        let workspace = with_few_drafts(&world, "a", 50);
+        let files = world.files(&workspace);
+        for number in 0..COUNT {
+            files.write(&format!("f{number}"), &noise(number, 100));
+        }
+        let before = files.facts();
+        world.counts.reset();
+        let receipt = if is_hibernation { hibernate(&workspace) } else { checkpoint(&workspace) };
+        let packs = receipt.unwrap().data_packs;
+        assert!((20..=44).contains(&packs), "{packs} packs of 25 to 50 pieces");
+        drop(files);
+        drop(workspace);
+        let mut options = world.options("b");
+        options.steal = true;
+        let elsewhere = world.try_resume(&options).unwrap();
+        assert_eq!(world.files(&elsewhere).facts(), before);
     }
 }
 
