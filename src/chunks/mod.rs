@@ -79,8 +79,8 @@ pub struct ChunkOptions {
 impl Default for ChunkOptions {
     fn default() -> ChunkOptions {
         ChunkOptions {
-            memory_bytes_max: 64 * MIB,
-            node_memory_bytes_max: 32 * MIB,
+            memory_bytes_max: 32 * MIB,
+            node_memory_bytes_max: 24 * MIB,
             first_window_bytes: 256 * 1024,
             window_bytes_max: MIB as u64,
             pack_bytes: 16 * MIB,
@@ -116,8 +116,8 @@ impl Chunks {
         let hot = Arc::new(HotSet::new(options.hot_bytes_max));
         let below = Below { local, remote, keys, clock, counters, hot };
         let fetcher = Arc::new(Fetcher::new(below.clone(), &options));
-        // The packs being uploaded, one that is open, and one that waits for its turn.
-        let packs_at_once = options.upload_packs_at_once.max(1) + 2;
+        // All of them in memory: one is open, or waits for its turn, while the others travel.
+        let packs_at_once = options.upload_packs_at_once.max(2);
         let limits = PackLimits {
             target_bytes: options.pack_bytes,
             waiting_bytes_max: (options.pack_bytes.max(MIB) * packs_at_once) as u64,

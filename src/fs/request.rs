@@ -210,7 +210,7 @@ impl Default for FsOptions {
             read_only: false,
             quota_bytes: None,
             quota_inodes: None,
-            inode_cache_bytes_max: 64 << 20,
+            inode_cache_bytes_max: 48 << 20,
         }
     }
 }

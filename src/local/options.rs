@@ -10,7 +10,8 @@ pub struct LocalOptions {
     /// Bytes that everything in the directory may take: journal, cache and RocksDB together.
     /// The cache gives way first; then writes are refused with `Quota`.
     pub cache_bytes_max: u64,
-    /// Bytes of records in memory before they go to RocksDB; up to four such tables can exist.
+    /// Bytes of records in memory before they go to RocksDB; up to four such tables can exist. An
+    /// estimate: what the allocator adds is in it.
     pub memtable_bytes_max: u64,
     /// Bytes of a journal segment file before the next one is begun.
     pub segment_bytes_max: u64,
@@ -34,7 +35,7 @@ impl Default for LocalOptions {
             segment_bytes_max: 64 * MIB,
             replay_bytes_max: 256 * MIB,
             disk_reserve_bytes: 64 * MIB,
-            block_cache_bytes_max: 32 * MIB,
+            block_cache_bytes_max: 24 * MIB,
             connection: None,
         }
     }
