@@ -256,3 +256,21 @@ fn family_options(family: Family, limits: &LocalOptions, cache: &rocksdb::Cache)
     }
     options
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_begins_no_log_file() {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            drop(Rocks::open(dir.path(), &LocalOptions::default()).unwrap());
+        }
+        let entries = std::fs::read_dir(dir.path()).unwrap();
+        let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        assert!(names.iter().any(|name| name == "CURRENT"), "{names:?}");
+        let logs = names.iter().filter(|name| name.to_string_lossy().starts_with("LOG"));
+        assert_eq!(logs.count(), 0, "{names:?}");
+    }
+}

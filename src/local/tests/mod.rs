@@ -128,18 +128,6 @@ fn a_dropped_handle_and_a_closed_one_both_come_back_whole() {
 }
 
 #[test]
-fn rocksdb_begins_no_log_file_at_an_open() {
-    let dir = tempfile::tempdir().unwrap();
-    drop(open(dir.path()));
-    open(dir.path());
-    let entries = std::fs::read_dir(dir.path().join("rocksdb")).unwrap();
-    let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
-    assert!(names.iter().any(|name| name == "CURRENT"), "{names:?}");
-    let logs = names.iter().filter(|name| name.to_string_lossy().starts_with("LOG"));
-    assert_eq!(logs.count(), 0, "{names:?}");
-}
-
-#[test]
 fn a_second_open_is_refused_with_the_owner_s_pid() {
     let dir = tempfile::tempdir().unwrap();
     let local = open(dir.path());
