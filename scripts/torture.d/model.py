@@ -1,8 +1,11 @@
 """The model: random histories in process and on a real mount, beside a plain filesystem."""
 
 import concurrent.futures
+import contextlib
 import re
+import shutil
 import subprocess
+import tempfile
 
 import common
 from common import ROOT, Failed
@@ -29,8 +32,23 @@ def model(bed):
 
 def one(bed, test, seconds):
     """Operations, what is to be told, and what is wrong."""
-    folder, log = bed.plain(test), bed.folder / f"{test}.log"
-    # The workspaces and the plain directories beside them are on the disk under test.
+    log = bed.folder / f"{test}.log"
+    with place(bed, test) as folder:
+        return within(bed, test, seconds, folder, log)
+
+
+def place(bed, test):
+    """Where its directories are: on the disk under test, where there are mounts and plain
+    directories beside them; what is in process needs no disk, and is faster without."""
+    memory = "/dev/shm"
+    with contextlib.suppress(OSError):
+        if test == "model" and shutil.disk_usage(memory).free >= 1 << 30:
+            return tempfile.TemporaryDirectory(prefix="dormouse-model-", dir=memory)
+    return contextlib.nullcontext(bed.plain(test))
+
+
+def within(bed, test, seconds, folder, log):
+    """The same, below this folder."""
     environment = common.ENVIRONMENT | {
         "TMPDIR": str(folder), "DORMOUSE_MODEL_SEED": str(bed.seed),
         "DORMOUSE_MODEL_SECONDS": str(seconds), "DORMOUSE_TEST_TRANSPORT": bed.options.transport,

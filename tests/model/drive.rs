@@ -7,8 +7,11 @@
 //! | `DORMOUSE_MODEL_HISTORIES` | how many |
 //! | `DORMOUSE_MODEL_SECONDS` | for how long, instead |
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::sched::{CloneFlags, unshare};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -19,6 +22,14 @@ use crate::ops::Op;
 /// One kind of histories: what it is called, what it is drawn from, and what runs it and tells
 /// how many operations it had.
 pub type Kind = (&'static str, BoxedStrategy<Vec<Op>>, fn(&[Op]) -> u64);
+
+/// The name of the binary and of the test in it.
+pub type Test = (&'static str, &'static str);
+
+/// As many threads as there are cores.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
 
 /// What the environment asks for.
 pub struct Asked {
@@ -42,37 +53,55 @@ impl Asked {
     }
 }
 
-/// Runs histories, kind after kind. A failing one is shrunk, and its number is told. `binary` and
-/// `test` say how.
-pub fn drive((binary, test): (&str, &str), kinds: &[Kind], asked: &Asked) {
+/// Runs histories, kind after kind, as many at once as there are threads. A failing one is shrunk,
+/// and its number is told. `binary` and `test` say how.
+pub fn drive(test: Test, threads: usize, kinds: fn() -> Vec<Kind>, asked: &Asked) {
     let clock = SystemClock::new();
-    let over = |done: u64| match asked.seconds {
+    let (next, operations) = (AtomicU64::new(0), AtomicU64::new(0));
+    let failure = Mutex::new(None);
+    let is_over = |begun: u64| match asked.seconds {
         Some(seconds) => clock.monotonic() >= Duration::from_secs(seconds),
-        None => done >= asked.histories,
+        None => begun >= asked.histories,
     };
-    let (mut histories, mut operations) = (0, 0);
-    while !over(histories) {
-        let seed = asked.seed + histories;
-        let (kind, strategy, run) = &kinds[(seed % kinds.len() as u64) as usize];
-        operations += one((binary, test), kind, strategy, *run, seed);
-        histories += 1;
+    let work = || {
+        // A thread's own umask: operations of others have theirs.
+        unshare(CloneFlags::CLONE_FS).unwrap();
+        let kinds = kinds();
+        loop {
+            // In this order, so that what is counted is run.
+            let number = next.load(Ordering::Relaxed);
+            if is_over(number) || failure.lock().unwrap().is_some() {
+                return;
+            }
+            if next
+                .compare_exchange(number, number + 1, Ordering::Relaxed, Ordering::Relaxed)
+                .is_err()
+            {
+                continue;
+            }
+            let seed = asked.seed + number;
+            match one(test, &kinds[(seed % kinds.len() as u64) as usize], seed) {
+                Ok(done) => _ = operations.fetch_add(done, Ordering::Relaxed),
+                Err(text) => *failure.lock().unwrap() = Some(text),
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..threads).for_each(|_| _ = scope.spawn(work)));
+    if let Some(text) = failure.into_inner().unwrap() {
+        panic!("{text}");
     }
+    let (histories, operations) = (next.into_inner(), operations.into_inner());
     let seconds = clock.monotonic().as_secs_f64();
     let per_minute = histories as f64 / seconds * 60.0;
     println!(
-        "{binary}: {histories} histories, {operations} operations, from seed {}, {seconds:.0} s, \
+        "{}: {histories} histories, {operations} operations, from seed {}, {seconds:.0} s, \
          {per_minute:.0} histories a minute",
-        asked.seed
+        test.0, asked.seed
     );
 }
 
-fn one(
-    (binary, test): (&str, &str),
-    kind: &str,
-    strategy: &BoxedStrategy<Vec<Op>>,
-    run: fn(&[Op]) -> u64,
-    seed: u64,
-) -> u64 {
+/// The history of one number; how many operations it had, or what is wrong.
+fn one((binary, test): Test, (kind, strategy, run): &Kind, seed: u64) -> Result<u64, String> {
     let config = Config {
         cases: 1,
         max_shrink_iters: 2000,
@@ -89,12 +118,12 @@ fn one(
         operations.set(run(&history));
         Ok(())
     });
-    if let Err(error) = tried {
-        panic!(
+    let told = |error| {
+        format!(
             "{error}\n{kind}, seed {seed}; the same again: DORMOUSE_MODEL_SEED={seed} \
              DORMOUSE_MODEL_HISTORIES=1 cargo test --release --test {binary} {test} -- \
              --include-ignored --nocapture"
-        );
-    }
-    operations.get()
+        )
+    };
+    tried.map(|()| operations.get()).map_err(told)
 }

@@ -18,6 +18,7 @@ use dormouse::namespace::{Base, Counters, CutView, Namespace};
 use dormouse::remote::{CountingStore, MemoryStore, Remote, RemoteOptions};
 use dormouse::tree::{Tree, TreeError};
 use dormouse::types::{Clock, Ino, ManualClock};
+use nix::sys::statvfs::statvfs;
 use tempfile::TempDir;
 
 /// What a head would name.
@@ -39,6 +40,9 @@ pub struct Machine {
     dir: Arc<TempDir>,
 }
 
+/// Less room than this in memory is left to others.
+const MEMORY_BYTES_MIN: u64 = 1 << 30;
+
 /// Waits as long as it takes: the clock stands still.
 pub const WAIT: Fetch = Fetch::Until(Duration::MAX);
 
@@ -49,7 +53,7 @@ impl Machine {
         let memory = MemoryStore::new(Arc::clone(&clock) as _);
         let store = CountingStore::new(Arc::new(memory));
         let sealed = Sealed { root: None, next_ino: Ino(2), counters: Counters::default() };
-        let machine = Machine::start(store, clock, sealed, Arc::new(TempDir::new().unwrap()));
+        let machine = Machine::start(store, clock, sealed, Arc::new(scratch()));
         machine.fs.make_root(&Caller::root(WAIT), 0o755).unwrap();
         machine
     }
@@ -105,7 +109,7 @@ impl Machine {
     pub fn resume_elsewhere(self) -> Machine {
         let Machine { fs, chunks, local, store, clock, sealed, dir } = self;
         drop((fs, chunks, local, dir));
-        Machine::start(store, clock, sealed, Arc::new(TempDir::new().unwrap()))
+        Machine::start(store, clock, sealed, Arc::new(scratch()))
     }
 
     /// What settles and seals.
@@ -309,6 +313,19 @@ fn view_extents(view: &CutView<'_>, ino: Ino) -> Vec<(u64, Extent)> {
 
 fn is_staged(extent: &Extent) -> bool {
     matches!(extent.source, Source::Staged(_))
+}
+
+/// A directory in memory, where there is room. A kill, which is all that happens here, leaves the
+/// kernel's memory alone: what a disk would have of it does not matter. (`TMPDIR` says where else.)
+fn scratch() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let free = statvfs(memory).map_or(0, |is| is.blocks_available() * is.fragment_size());
+    let mut named = tempfile::Builder::new();
+    named.prefix("dormouse-model-");
+    match std::env::var_os("TMPDIR").is_none() && free >= MEMORY_BYTES_MIN {
+        true => named.tempdir_in(memory).unwrap(),
+        false => named.tempdir().unwrap(),
+    }
 }
 
 /// Opens the directory; a thread of the machine before that was looking ahead may be the last that

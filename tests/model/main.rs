@@ -36,27 +36,31 @@ fn replay_on_files(history: &[Op]) -> u64 {
     replay(&all)
 }
 
+/// Histories of such operations: mostly short ones, since many of them meet more in a minute; some
+/// of up to `longest`, for what only many steps lead to.
+fn of(op: BoxedStrategy<Op>, longest: usize) -> BoxedStrategy<Vec<Op>> {
+    let short = prop::collection::vec(op.clone(), 1..longest / 4);
+    prop_oneof![3 => short, 1 => prop::collection::vec(op, 1..longest)].boxed()
+}
+
 /// Histories of everything.
 fn histories() -> BoxedStrategy<Vec<Op>> {
-    prop::collection::vec(ops::op(), 1..150).boxed()
+    of(ops::op(), 150)
 }
 
 /// Histories of names.
 fn name_histories() -> BoxedStrategy<Vec<Op>> {
-    let op = prop_oneof![12 => ops::name_op(), 1 => ops::machine_op()];
-    prop::collection::vec(op, 1..200).boxed()
+    of(prop_oneof![12 => ops::name_op(), 1 => ops::machine_op()].boxed(), 200)
 }
 
 /// Histories of seals, each with writers beside it.
 fn seal_histories() -> BoxedStrategy<Vec<Op>> {
-    let op = prop_oneof![3 => ops::close_op(), 1 => ops::seal_during(ops::close_op())];
-    prop::collection::vec(op, 1..40).boxed()
+    of(prop_oneof![3 => ops::close_op(), 1 => ops::seal_during(ops::close_op())].boxed(), 40)
 }
 
 /// Histories of content.
 fn content_histories() -> BoxedStrategy<Vec<Op>> {
-    let op = prop_oneof![12 => ops::content_op(), 1 => ops::machine_op()];
-    prop::collection::vec(op, 1..120).boxed()
+    of(prop_oneof![12 => ops::content_op(), 1 => ops::machine_op()].boxed(), 120)
 }
 
 fn config(cases: u32) -> ProptestConfig {
@@ -73,7 +77,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(40))]
+    #![proptest_config(config(100))]
 
     #[test]
     fn any_history_reads_as_on_a_plain_filesystem(history in histories()) {
@@ -96,14 +100,18 @@ proptest! {
     }
 }
 
-#[test]
-#[ignore = "the long form of the four above: scripts/torture model"]
-fn for_as_long_as_asked() {
-    let kinds: [drive::Kind; 4] = [
+fn kinds() -> Vec<drive::Kind> {
+    vec![
         ("all operations", histories(), replay),
         ("names", name_histories(), replay),
         ("seals among writers", seal_histories(), replay_on_files),
         ("content", content_histories(), replay_on_files),
-    ];
-    drive::drive(("model", "for_as_long_as_asked"), &kinds, &drive::Asked::read(400));
+    ]
+}
+
+#[test]
+#[ignore = "the long form of the four above: scripts/torture model"]
+fn for_as_long_as_asked() {
+    let test = ("model", "for_as_long_as_asked");
+    drive::drive(test, drive::cores(), kinds, &drive::Asked::read(400));
 }

@@ -1,6 +1,7 @@
 //! A plain filesystem in memory, written from POSIX and the Linux manual pages, not from the code
 //! under test: maps and vectors, no extents, no records, no locks.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use dormouse::fs::{AllocateMode, RenameMode, XattrMode};
@@ -14,11 +15,16 @@ pub struct Who {
     pub umask: u32,
 }
 
-/// A file, of any kind. A byte of content is `None` in a hole.
+/// A file, of any kind.
 #[derive(Debug, Clone)]
 pub struct Node {
     attr: Attr,
-    pub content: Vec<Option<u8>>,
+    /// As it is read: zeros in a hole.
+    pub content: Vec<u8>,
+    /// Of each byte of the content whether it is outside of holes.
+    written: Vec<bool>,
+    /// How many are, if they were counted since the last change: they are asked for often.
+    counted: Cell<Option<u64>>,
     pub entries: BTreeMap<Vec<u8>, Ino>,
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
@@ -54,6 +60,8 @@ impl Node {
                 parent: Ino::META,
             },
             content: Vec::new(),
+            written: Vec::new(),
+            counted: Cell::new(None),
             entries: BTreeMap::new(),
             xattrs: BTreeMap::new(),
         }
@@ -64,9 +72,20 @@ impl Node {
         let mut attr = self.attr.clone();
         if attr.kind == Kind::File {
             attr.size = self.content.len() as u64;
-            attr.allocated = self.content.iter().filter(|byte| byte.is_some()).count() as u64;
+            attr.allocated = self.counted.get().unwrap_or_else(|| self.count());
         }
         attr
+    }
+
+    fn count(&self) -> u64 {
+        let count = self.written.iter().filter(|&&written| written).count() as u64;
+        self.counted.set(Some(count));
+        count
+    }
+
+    fn set_len(&mut self, len: usize) {
+        self.content.resize(len, 0);
+        self.written.resize(len, false);
     }
 
     pub fn kind(&self) -> Kind {
@@ -88,7 +107,9 @@ impl Node {
         }
     }
 
+    /// This, if it has content; which may be changed then.
     fn file(&mut self) -> Fails<&mut Node> {
+        self.counted.set(None);
         match self.attr.kind {
             Kind::File => Ok(self),
             Kind::Directory => Err(libc::EISDIR),
@@ -328,11 +349,9 @@ impl Model {
             return Ok(0);
         }
         let end = offset as usize + data.len();
-        if node.content.len() < end {
-            node.content.resize(end, None);
-        }
-        let target = &mut node.content[offset as usize..end];
-        target.iter_mut().zip(data).for_each(|(byte, &new)| *byte = Some(new));
+        node.set_len(end.max(node.content.len()));
+        node.content[offset as usize..end].copy_from_slice(data);
+        node.written[offset as usize..end].fill(true);
         if kill {
             node.drop_privileges();
         }
@@ -344,13 +363,13 @@ impl Model {
         let node = self.node_mut(ino)?.file()?;
         let start = node.content.len().min(offset as usize);
         let end = node.content.len().min(start + len as usize);
-        Ok(node.content[start..end].iter().map(|byte| byte.unwrap_or(0)).collect())
+        Ok(node.content[start..end].to_vec())
     }
 
     pub fn resize(&mut self, ino: Ino, size: u64, kill: bool) -> Fails<()> {
         let now = self.now;
         let node = self.node_mut(ino)?.file()?;
-        node.content.resize(size as usize, None);
+        node.set_len(size as usize);
         if kill {
             node.drop_privileges();
         }
@@ -406,12 +425,13 @@ impl Model {
         let clears = matches!(mode, AllocateMode::PunchHole | AllocateMode::ZeroRange { .. });
         if clears {
             let size = node.content.len();
-            node.content[start.min(size)..end.min(size)].fill(None);
+            node.content[start.min(size)..end.min(size)].fill(0);
+            node.written[start.min(size)..end.min(size)].fill(false);
         }
         let grows =
             matches!(mode, AllocateMode::Extend | AllocateMode::ZeroRange { keep_size: false });
-        if grows && node.content.len() < end {
-            node.content.resize(end, None);
+        if grows {
+            node.set_len(end.max(node.content.len()));
         }
         if kill {
             node.drop_privileges();
@@ -438,16 +458,16 @@ impl Model {
         let from = self.node_mut(source)?.file()?;
         let start = from.content.len().min(source_offset as usize);
         let end = from.content.len().min(start + len as usize);
-        let bytes = from.content[start..end].to_vec();
+        let (bytes, written) =
+            (from.content[start..end].to_vec(), from.written[start..end].to_vec());
         let node = self.node_mut(target)?.file()?;
         if bytes.is_empty() {
             return Ok(0);
         }
         let end = target_offset as usize + bytes.len();
-        if node.content.len() < end {
-            node.content.resize(end, None);
-        }
+        node.set_len(end.max(node.content.len()));
         node.content[target_offset as usize..end].copy_from_slice(&bytes);
+        node.written[target_offset as usize..end].copy_from_slice(&written);
         if kill {
             node.drop_privileges();
         }
@@ -461,9 +481,8 @@ impl Model {
         if offset as usize >= size {
             return Err(libc::ENXIO);
         }
-        let found = (offset as usize..size).find(|&at| node.content[at].is_some() == data);
-        match found {
-            Some(at) => Ok(at as u64),
+        match node.written[offset as usize..].iter().position(|&written| written == data) {
+            Some(at) => Ok(offset + at as u64),
             None if data => Err(libc::ENXIO),
             None => Ok(size as u64),
         }

@@ -23,7 +23,7 @@ pub struct Shared {
     pub device: u64,
     pub target: Option<PathBuf>,
     pub content: Option<blake3::Hash>,
-    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub xattrs: BTreeMap<Vec<u8>, Result<Vec<u8>, i32>>,
 }
 
 /// What a mount keeps beside that, whatever happens to its daemon.
@@ -95,7 +95,7 @@ fn one(path: &Path, meta: &fs::Metadata) -> Kept {
     Kept { shared, ino: meta.ino(), blocks: meta.blocks(), times }
 }
 
-fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Result<Vec<u8>, i32>> {
     let path = CString::new(path.as_os_str().as_bytes()).unwrap();
     let mut names = vec![0_u8; 64 * 1024];
     // SAFETY: the buffer is as long as is said, the path ends with NUL.
@@ -106,15 +106,18 @@ fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     names.map(|name| (name.to_vec(), xattr(&path, name))).collect()
 }
 
-fn xattr(path: &CString, name: &[u8]) -> Vec<u8> {
+/// A value, or the errno: the kernel lets an empty `security.capability` in, and nobody read it.
+fn xattr(path: &CString, name: &[u8]) -> Result<Vec<u8>, i32> {
     let name = CString::new(name).unwrap();
     let mut value = vec![0_u8; 64 * 1024];
     let (at, room) = (value.as_mut_ptr().cast(), value.len());
     // SAFETY: as above.
     let len = unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), at, room) };
-    assert!(len >= 0, "{path:?} {name:?}: {}", last_errno());
+    if len < 0 {
+        return Err(last_errno());
+    }
     value.truncate(len as usize);
-    value
+    Ok(value)
 }
 
 /// Names in a directory.

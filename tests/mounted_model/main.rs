@@ -21,6 +21,8 @@ mod side;
 #[path = "../cli/support.rs"]
 mod support;
 
+use dormouse::fs::XattrMode;
+use dormouse::types::Kind;
 use proptest::prelude::*;
 
 use ops::Op;
@@ -42,7 +44,7 @@ fn replay_on_files(history: &[Op]) -> u64 {
     replay(&all)
 }
 
-fn kinds() -> [drive::Kind; 3] {
+fn kinds() -> Vec<drive::Kind> {
     let machine = || prop_oneof![4 => ops::machine_op(), 1 => Just(Op::Evict)];
     let any = prop_oneof![
         14 => ops::name_op(), 12 => ops::content_op(), 6 => ops::attribute_op(), 1 => machine(),
@@ -50,7 +52,7 @@ fn kinds() -> [drive::Kind; 3] {
     let names = prop_oneof![6 => ops::name_op(), 2 => ops::attribute_op()];
     let names = prop_oneof![30 => names, 1 => machine()];
     let content = prop_oneof![30 => ops::content_op(), 1 => machine()];
-    [
+    vec![
         ("all operations", prop::collection::vec(any, 1..150).boxed(), replay),
         ("names and attributes", prop::collection::vec(names, 1..150).boxed(), replay),
         ("content", prop::collection::vec(content, 1..120).boxed(), replay_on_files),
@@ -60,5 +62,16 @@ fn kinds() -> [drive::Kind; 3] {
 #[test]
 fn histories_give_the_same_as_on_the_local_disk() {
     let test = ("mounted_model", "histories_give_the_same_as_on_the_local_disk");
-    drive::drive(test, &kinds(), &drive::Asked::read(HISTORIES));
+    drive::drive(test, drive::cores(), kinds, &drive::Asked::read(HISTORIES));
+}
+
+#[test]
+fn an_attribute_that_can_be_set_and_not_read_is_one_on_both_sides() {
+    let name = 3; // security.capability
+    replay(&[
+        Op::Make { dir: 0, name: 0, kind: Kind::File, mode: 0o644, root: true },
+        Op::SetXattr { file: 1, name, len: 0, mode: XattrMode::Set },
+        Op::Crash,
+        Op::Move,
+    ]);
 }
