@@ -2,13 +2,15 @@
 //! worth of fetching ahead. And whether somebody waits for the store now.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::frames::FrameId;
 use super::stats::{Counter, Counters};
+use crate::types::Clock;
 
 /// Chunks fetched ahead whose use is still looked out for (some 150 bytes each).
 const LOOKED_OUT_FOR: NonZeroUsize = NonZeroUsize::new(32 * 1024).expect("not zero");
@@ -20,6 +22,8 @@ pub(super) enum Purpose {
     Neighbour,
     /// A reader was on its way there.
     Ahead,
+    /// Readers go through everything.
+    Sweep,
     /// It was among the first that an earlier mount read.
     Hot,
 }
@@ -49,6 +53,7 @@ impl Ahead {
             match purpose {
                 Purpose::Neighbour => {}
                 Purpose::Ahead => counters.ahead_bytes.add_len(len),
+                Purpose::Sweep => counters.sweep_bytes.add_len(len),
                 Purpose::Hot => counters.hot_bytes.add_len(len),
             }
             waiting.put(id, (purpose, len as u64));
@@ -74,42 +79,62 @@ fn used_counter(purpose: Purpose, counters: &Counters) -> &Counter {
     match purpose {
         Purpose::Neighbour => &counters.neighbour_used_bytes,
         Purpose::Ahead => &counters.ahead_used_bytes,
+        Purpose::Sweep => &counters.sweep_used_bytes,
         Purpose::Hot => &counters.hot_used_bytes,
     }
 }
+
+/// The line counts as quiet when nobody has waited for it for so long: programs that read one thing
+/// after the other think less in between.
+const QUIET_AFTER: Duration = Duration::from_millis(100);
 
 /// Requests that somebody waits for.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     foreground: AtomicUsize,
+    /// When the line will be quiet if nobody comes, in microseconds of the clock.
+    quiet_from_micros: AtomicU64,
 }
 
 /// A foreground request, as long as it lives.
 #[derive(Debug)]
-pub(super) struct UnderWay<'a>(&'a Traffic);
+pub(super) struct UnderWay<'a> {
+    traffic: &'a Traffic,
+    clock: &'a dyn Clock,
+}
 
 impl Traffic {
     /// Notes that somebody waits, until the answer is dropped.
-    pub(super) fn foreground(&self) -> UnderWay<'_> {
+    pub(super) fn foreground<'a>(&'a self, clock: &'a dyn Clock) -> UnderWay<'a> {
         self.foreground.fetch_add(1, Ordering::Relaxed);
-        UnderWay(self)
+        UnderWay { traffic: self, clock }
     }
 
     /// Whether anybody waits.
     pub(super) fn has_foreground(&self) -> bool {
         self.foreground.load(Ordering::Relaxed) > 0
     }
+
+    /// Whether nobody waits, and has not for a while.
+    pub(super) fn is_quiet(&self, clock: &dyn Clock) -> bool {
+        let from = Duration::from_micros(self.quiet_from_micros.load(Ordering::Relaxed));
+        !self.has_foreground() && clock.monotonic() >= from
+    }
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.foreground.fetch_sub(1, Ordering::Relaxed);
+        let quiet_from = self.clock.monotonic() + QUIET_AFTER;
+        let micros = u64::try_from(quiet_from.as_micros()).unwrap_or(u64::MAX);
+        self.traffic.quiet_from_micros.fetch_max(micros, Ordering::Relaxed);
+        self.traffic.foreground.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::ManualClock;
 
     #[test]
     fn what_is_read_counts_once_for_the_purpose_it_came_for() {
@@ -118,16 +143,32 @@ mod tests {
         ahead.fetched(Purpose::Ahead, frames(0, 4), &counters);
         ahead.fetched(Purpose::Hot, frames(4, 8), &counters);
         ahead.fetched(Purpose::Neighbour, frames(8, 12), &counters);
-        for number in [0, 0, 1, 4, 8, 9, 50] {
+        ahead.fetched(Purpose::Sweep, frames(12, 16), &counters);
+        for number in [0, 0, 1, 4, 8, 9, 12, 50] {
             ahead.used(&[number; 32], &counters);
         }
         // On their way, and waited for: of use, but a neighbour so is none.
-        for number in [2, 5, 10] {
+        for number in [2, 5, 10, 13] {
             ahead.asked_for(&[number; 32], &counters);
         }
         let stats = counters.snapshot();
         assert_eq!((stats.ahead_bytes, stats.ahead_used_bytes), (400, 300));
         assert_eq!((stats.hot_bytes, stats.hot_used_bytes), (400, 200));
+        assert_eq!((stats.sweep_bytes, stats.sweep_used_bytes), (400, 200));
         assert_eq!(stats.neighbour_used_bytes, 200);
+    }
+
+    #[test]
+    fn the_line_is_quiet_a_while_after_the_last_one_who_waited() {
+        let (traffic, clock) = (Traffic::default(), ManualClock::default());
+        assert!(traffic.is_quiet(&clock), "nobody ever waited");
+        let (first, second) = (traffic.foreground(&clock), traffic.foreground(&clock));
+        drop(first);
+        clock.advance(QUIET_AFTER);
+        assert!(traffic.has_foreground() && !traffic.is_quiet(&clock));
+        drop(second);
+        assert!(!traffic.has_foreground() && !traffic.is_quiet(&clock));
+        clock.advance(QUIET_AFTER);
+        assert!(traffic.is_quiet(&clock));
     }
 }

@@ -17,6 +17,7 @@ mod frames;
 mod hot;
 mod memory;
 mod prefetch;
+mod queue;
 mod stats;
 mod transfer;
 mod tree_packs;
@@ -39,12 +40,14 @@ use crate::types::{ChunkId, Clock, PackId};
 use data_packs::{DataPacks, PackLimits};
 use fetch::{Below, Fetcher};
 use hot::HotSet;
-use prefetch::{Prefetcher, Scan};
+use prefetch::Prefetcher;
+use queue::Scan;
 use upload::Uploaders;
 
 pub use error::ChunkError;
 pub use fetch::Fetch;
-pub use stats::ChunkStats;
+pub use queue::Rank;
+pub use stats::{ChunkStats, ReadAhead};
 pub use tree_packs::{ClosedTree, FinishedTree, PackWriter};
 
 const MIB: usize = 1 << 20;
@@ -161,17 +164,16 @@ impl Chunks {
         self.fetcher.read_many(wanted, fetch)
     }
 
-    /// Fetches what a reader will want next into the local cache, in the background, before all
-    /// other prefetch. `scan` finds out what that is; it runs in a background thread. What a reader
-    /// wants who `is_new` goes before what others have ahead of them. False: too much is looked for
-    /// already; `scan` will not run.
+    /// Fetches what readers will want into the local cache, in the background; `rank` says before
+    /// what else. `scan` finds out what that is; it runs in a background thread, for a sweep only
+    /// when nothing else may begin. False: too much is looked for already; `scan` will not run.
     #[must_use]
     pub fn prefetch_ahead(
         &self,
         scan: impl FnOnce() -> Vec<(ChunkId, PackSlot)> + Send + 'static,
-        is_new: bool,
+        rank: Rank,
     ) -> bool {
-        self.prefetcher.add_scan(Scan { find: Box::new(scan), is_new })
+        self.prefetcher.add_scan(Scan { find: Box::new(scan), rank })
     }
 
     /// A decoded tree node. A miss fetches its aligned 2 MiB window of the tree pack and caches
@@ -293,6 +295,12 @@ impl Chunks {
         self.fetcher.below.local.cache_bytes_max()
     }
 
+    /// Bytes that the local cache has.
+    #[must_use]
+    pub fn cache_bytes(&self) -> u64 {
+        self.fetcher.below.local.cache_bytes()
+    }
+
     /// Fetches chunks into the local cache in the background, about in this order, up to
     /// `bytes_max` bytes of frames, after all tree packs; those that lie near each other in a pack
     /// in one request. What lies between is fetched too, to at most [`HOT_GAPS_SHARE`] times as
@@ -347,12 +355,16 @@ impl Chunks {
         self.fetcher.forget_memory();
     }
 
-    /// Bytes of frames that [`Chunks::prefetch_ahead`] has fetched, and those of them that were
-    /// read since.
+    /// What [`Chunks::prefetch_ahead`] has fetched up to now, and what of it was read.
     #[must_use]
-    pub fn read_ahead_bytes(&self) -> (u64, u64) {
+    pub fn read_ahead(&self) -> ReadAhead {
         let counters = &self.fetcher.below.counters;
-        (counters.ahead_bytes.get(), counters.ahead_used_bytes.get())
+        ReadAhead {
+            bytes: counters.ahead_bytes.get(),
+            used_bytes: counters.ahead_used_bytes.get(),
+            sweep_bytes: counters.sweep_bytes.get(),
+            sweep_used_bytes: counters.sweep_used_bytes.get(),
+        }
     }
 
     /// Totals since the layer was built.

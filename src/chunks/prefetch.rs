@@ -7,8 +7,6 @@
 //! first byte does. A reader joins what is on its way; what only waits for its turn is on nobody's
 //! list, so the reader fetches it at once.
 
-use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,32 +14,20 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::format::{FrameKind, PackInfo, PackSlot};
 use crate::remote::Brake;
-use crate::types::{ChunkId, PackId, Standing};
+use crate::types::{ChunkId, Standing};
 
 use super::ahead::Purpose;
 use super::fetch::Fetcher;
 use super::flight::{Landing, Need};
+use super::queue::{AHEAD_LEN_MAX, ChunkList, Moment, Queue, Rank, Scan, TreeWindow, Work};
 use super::transfer::BACKGROUND_DEADLINE;
 use super::window::{Piece, Window, is_chunk_slot, pieces, tree_window, tree_windows};
-
-/// Bytes on their way at once while nobody waits: 25 ms of a line of 100 MB/s are 2.5 MB, and
-/// requests begin and end at their own times.
-const BYTES_AT_ONCE_MAX: u64 = 5_000_000;
-
-/// The same for what no reader is on its way to, while a foreground request is under way.
-const BYTES_BESIDE_FOREGROUND_MAX: u64 = 2_500_000;
 
 /// Threads, and so requests at once: small pieces in many packs take a round trip each.
 const THREADS_MAX: usize = 22;
 
-/// Threads that metadata and the hot set may have; the others are for readers on their way.
-const REST_THREADS_MAX: usize = 18;
-
 /// How often a thread looks whether the foreground's request has ended.
 const FOREGROUND_POLL: Duration = Duration::from_millis(5);
-
-/// Pieces ahead of readers that may wait; a reader that finds none there fetches for itself.
-const AHEAD_LEN_MAX: usize = 256;
 
 /// Most windows and most pieces that may wait to be prefetched; more are left to be fetched when
 /// they are touched.
@@ -52,78 +38,6 @@ const ATTEMPTS_MAX: u32 = 3;
 
 /// Pause after a failure; doubles with each.
 const PAUSE_FIRST: Duration = Duration::from_secs(2);
-
-/// Chunks and their places.
-pub(super) type ChunkList = Vec<(ChunkId, PackSlot)>;
-
-/// Finds out which chunks a reader will want next, in a background thread.
-pub(super) struct Scan {
-    pub(super) find: Box<dyn FnOnce() -> ChunkList + Send>,
-    /// What it finds goes before what other readers have ahead of them.
-    pub(super) is_new: bool,
-}
-
-impl fmt::Debug for Scan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Scan")
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct TreeWindow {
-    pack: PackId,
-    number: u64,
-    /// Bytes of the pack.
-    pack_len: u64,
-    failures: u32,
-}
-
-impl TreeWindow {
-    fn need(&self) -> Need {
-        let range = tree_window(self.number);
-        (self.pack, range.start..range.end.min(self.pack_len.max(range.start + 1)))
-    }
-
-    fn bytes(&self) -> u64 {
-        let (_, range) = self.need();
-        range.end - range.start
-    }
-}
-
-/// What a thread does next.
-#[derive(Debug)]
-enum Work {
-    Scan(Scan),
-    Piece(Piece, Purpose),
-    Window(TreeWindow),
-}
-
-impl Work {
-    /// Bytes that it puts on the line.
-    fn bytes(&self) -> u64 {
-        match self {
-            Work::Scan(_) => 0,
-            Work::Piece(piece, _) => piece.range.end - piece.range.start,
-            Work::Window(window) => window.bytes(),
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    scans: VecDeque<Scan>,
-    ahead: VecDeque<Piece>,
-    windows: VecDeque<TreeWindow>,
-    hot: VecDeque<Piece>,
-    /// Bytes on their way.
-    bytes: u64,
-    /// Threads at work.
-    busy: usize,
-    /// Those of them that work for no reader.
-    rest_busy: usize,
-    threads: Vec<std::thread::JoinHandle<()>>,
-    stopping: bool,
-}
 
 #[derive(Debug)]
 struct Shared {
@@ -197,7 +111,7 @@ impl Prefetcher {
             .collect();
         let mut fetched = 0;
         let fits = |piece: &Piece| {
-            fetched += piece.range.end - piece.range.start;
+            fetched += piece.bytes();
             fetched <= fetched_bytes_max
         };
         let pieces: Vec<Piece> = pieces(&fitting).into_iter().take_while(fits).collect();
@@ -205,17 +119,21 @@ impl Prefetcher {
             let room = QUEUE_LEN_MAX.saturating_sub(queue.hot.len());
             let before = queue.hot.len();
             queue.hot.extend(pieces.into_iter().take(room));
-            queue.hot.range(before..).map(|piece| piece.range.end - piece.range.start).sum()
+            queue.hot.range(before..).map(Piece::bytes).sum()
         });
     }
 
-    /// Queues a look at what a reader will reach soon; what it finds goes first. False: too many
+    /// Queues a look at what readers will reach; what it finds goes by its rank. False: too many
     /// wait already.
     pub(super) fn add_scan(&self, scan: Scan) -> bool {
         let mut is_taken = false;
         self.enqueue(|queue| {
-            if queue.scans.len() < AHEAD_LEN_MAX {
-                queue.scans.push_back(scan);
+            let scans = match scan.rank {
+                Rank::Sweep => &mut queue.sweep_scans,
+                Rank::First | Rank::On => &mut queue.scans,
+            };
+            if scans.len() < AHEAD_LEN_MAX {
+                scans.push_back(scan);
                 is_taken = true;
             }
             0
@@ -250,7 +168,9 @@ impl Prefetcher {
         let (threads, scans) = {
             let mut queue = self.shared.queue.lock();
             queue.stopping = true;
-            (std::mem::take(&mut queue.threads), std::mem::take(&mut queue.scans))
+            let mut scans = std::mem::take(&mut queue.scans);
+            scans.append(&mut queue.sweep_scans);
+            (std::mem::take(&mut queue.threads), scans)
         };
         self.shared.brake.pull();
         self.shared.changed.notify_all();
@@ -264,43 +184,6 @@ impl Prefetcher {
                 tracing::error!("a prefetch thread panicked");
             }
         }
-    }
-}
-
-impl Queue {
-    fn len(&self) -> usize {
-        self.scans.len() + self.ahead.len() + self.windows.len() + self.hot.len()
-    }
-
-    /// Whether so many bytes more may be put on the line. One request always may.
-    fn has_room(&self, bytes: u64, beside_foreground: bool) -> bool {
-        let max = if beside_foreground { BYTES_BESIDE_FOREGROUND_MAX } else { BYTES_AT_ONCE_MAX };
-        self.bytes == 0 || self.bytes + bytes <= max
-    }
-
-    /// The next work, if there is any that may begin.
-    fn take(&mut self, beside_foreground: bool) -> Option<Work> {
-        if let Some(scan) = self.scans.pop_front() {
-            return Some(Work::Scan(scan));
-        }
-        let bytes = |piece: &Piece| piece.range.end - piece.range.start;
-        if let Some(piece) = self.ahead.front() {
-            // The request beside it is often its own reader's.
-            let may = self.has_room(bytes(piece), false);
-            let piece = if may { self.ahead.pop_front() } else { None };
-            return piece.map(|piece| Work::Piece(piece, Purpose::Ahead));
-        }
-        if self.rest_busy >= REST_THREADS_MAX {
-            return None;
-        }
-        if let Some(window) = self.windows.front() {
-            let may = self.has_room(window.bytes(), beside_foreground);
-            return if may { self.windows.pop_front().map(Work::Window) } else { None };
-        }
-        let piece = self.hot.front()?;
-        let may = self.has_room(bytes(piece), beside_foreground);
-        let piece = if may { self.hot.pop_front() } else { None };
-        piece.map(|piece| Work::Piece(piece, Purpose::Hot))
     }
 }
 
@@ -341,23 +224,40 @@ impl Shared {
 
     /// Waits for work; none: stop.
     fn next(&self) -> Option<Work> {
+        let mut was_watching = false;
         let mut queue = self.queue.lock();
         loop {
             if queue.stopping {
                 return None;
             }
-            let beside_foreground = self.fetcher.traffic.has_foreground();
-            if let Some(work) = queue.take(beside_foreground) {
+            let now = self.moment();
+            if let Some(work) = queue.take(now) {
                 queue.busy += 1;
                 queue.rest_busy += usize::from(!work.is_for_a_reader());
                 queue.bytes += work.bytes();
+                if was_watching {
+                    // Another one watches now, if there is reason to.
+                    self.changed.notify_all();
+                }
                 return Some(work);
             }
-            if beside_foreground && queue.len() > 0 {
+            was_watching = !now.is_quiet && queue.len() > 0 && !queue.is_watched;
+            if was_watching {
+                queue.is_watched = true;
                 self.changed.wait_for(&mut queue, FOREGROUND_POLL);
+                queue.is_watched = false;
             } else {
                 self.changed.wait(&mut queue);
             }
+        }
+    }
+
+    fn moment(&self) -> Moment {
+        let Fetcher { traffic, below, .. } = &*self.fetcher;
+        Moment {
+            has_foreground: traffic.has_foreground(),
+            is_quiet: traffic.is_quiet(&*below.clock),
+            hot_used_bytes: below.counters.hot_used_bytes.get(),
         }
     }
 
@@ -368,13 +268,7 @@ impl Shared {
     fn scan(self: &Arc<Shared>, scan: Scan) {
         let pieces = pieces(&(scan.find)());
         let mut queue = self.queue.lock();
-        let room = AHEAD_LEN_MAX.saturating_sub(queue.ahead.len());
-        let pieces = pieces.into_iter().take(room);
-        if scan.is_new {
-            pieces.rev().for_each(|piece| queue.ahead.push_front(piece));
-        } else {
-            queue.ahead.extend(pieces);
-        }
+        queue.add_found(pieces, scan.rank);
         Shared::staff(self, &mut queue);
         drop(queue);
         self.changed.notify_all();
@@ -411,8 +305,7 @@ impl Shared {
         };
         drop(self.fetch(FrameKind::Chunk, wanted, purpose, &mut busy));
         if purpose == Purpose::Hot {
-            let bytes = piece.range.end - piece.range.start;
-            self.fetcher.below.counters.prefetch_bytes_left.sub(bytes);
+            self.fetcher.below.counters.prefetch_bytes_left.sub(piece.bytes());
         }
     }
 
@@ -463,66 +356,5 @@ impl Drop for Busy<'_> {
         queue.rest_busy -= usize::from(self.is_rest);
         drop(queue);
         self.shared.changed.notify_all();
-    }
-}
-
-impl Work {
-    fn is_for_a_reader(&self) -> bool {
-        matches!(self, Work::Scan(_) | Work::Piece(_, Purpose::Ahead))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: u64 = 1 << 20;
-
-    fn piece(pack: u8, bytes: u64) -> Piece {
-        Piece { pack: PackId([pack; 32]), range: 8..8 + bytes, chunks: Vec::new() }
-    }
-
-    /// Takes all that may begin, and tells which packs.
-    fn begin(queue: &mut Queue, beside_foreground: bool) -> Vec<u8> {
-        let mut packs = Vec::new();
-        while let Some(work) = queue.take(beside_foreground) {
-            queue.bytes += work.bytes();
-            packs.push(match &work {
-                Work::Piece(piece, _) => piece.pack.0[0],
-                Work::Window(window) => window.pack.0[0],
-                Work::Scan(_) => 0,
-            });
-        }
-        packs
-    }
-
-    #[test]
-    fn readers_go_first_then_metadata_then_the_hot_set_within_the_bytes_at_once() {
-        let mut queue = Queue::default();
-        queue.hot.extend([piece(1, MIB), piece(2, MIB)]);
-        queue.windows.push_back(TreeWindow {
-            pack: PackId([3; 32]),
-            number: 0,
-            pack_len: MIB,
-            failures: 0,
-        });
-        queue.ahead.extend([piece(4, MIB), piece(5, MIB)]);
-        queue.scans.push_back(Scan { find: Box::new(Vec::new), is_new: true });
-        assert_eq!(begin(&mut queue, false), [0, 4, 5, 3, 1]);
-        queue.bytes -= MIB;
-        assert_eq!(begin(&mut queue, false), [2]);
-    }
-
-    #[test]
-    fn beside_a_foreground_request_only_half_as_much_begins_but_never_nothing() {
-        let mut queue = Queue::default();
-        queue.hot.extend((1..=9).map(|pack| piece(pack, MIB)));
-        assert_eq!(begin(&mut queue, true), [1, 2]);
-        assert_eq!(begin(&mut queue, false), [3, 4]);
-        queue.bytes -= 2 * MIB;
-        assert!(begin(&mut queue, true).is_empty(), "what is on its way is enough");
-        queue.bytes = 0;
-        queue.hot.push_front(piece(10, 8 * MIB));
-        assert_eq!(begin(&mut queue, true), [10]);
     }
 }

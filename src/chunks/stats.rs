@@ -53,6 +53,10 @@ pub struct ChunkStats {
     pub ahead_bytes: u64,
     /// Those of them that were read since.
     pub ahead_used_bytes: u64,
+    /// Bytes of chunk frames fetched for readers who go through everything.
+    pub sweep_bytes: u64,
+    /// Those of them that were read since.
+    pub sweep_used_bytes: u64,
     /// Bytes of chunk frames fetched because an earlier mount read them first.
     pub hot_bytes: u64,
     /// Those of them that were read since.
@@ -61,6 +65,19 @@ pub struct ChunkStats {
     pub neighbour_used_bytes: u64,
     /// Bytes of decoded chunks and nodes in memory.
     pub memory_bytes: u64,
+}
+
+/// Bytes of frames that were fetched ahead of readers, and those of them that were read since.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReadAhead {
+    /// Fetched for readers on their way.
+    pub bytes: u64,
+    /// Those of them that were read.
+    pub used_bytes: u64,
+    /// Fetched for readers who go through everything.
+    pub sweep_bytes: u64,
+    /// Those of them that were read.
+    pub sweep_used_bytes: u64,
 }
 
 /// A counter that many threads raise.
@@ -126,6 +143,8 @@ counters!(
     prefetch_bytes_left,
     ahead_bytes,
     ahead_used_bytes,
+    sweep_bytes,
+    sweep_used_bytes,
     hot_bytes,
     hot_used_bytes,
     neighbour_used_bytes,

@@ -87,7 +87,7 @@ impl Fetcher {
         let requests: Vec<_> = led.iter().map(request).collect();
         self.below.counters.fetch_requests.add_len(requests.len());
         let answers = {
-            let _under_way = self.traffic.foreground();
+            let _under_way = self.traffic.foreground(&*self.below.clock);
             self.below.remote.get_many_until(requests, deadline)
         };
         let mut flown = Vec::with_capacity(led.len());

@@ -160,6 +160,10 @@ pub(super) struct Piece {
 }
 
 impl Piece {
+    pub(super) fn bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
     /// What of it is still to be fetched when some of its chunks came by another way, if anything.
     pub(super) fn rest(&self, is_local: impl Fn(&ChunkId) -> bool) -> Option<Range<u64>> {
         let missing = self.chunks.iter().filter(|(id, _)| !is_local(id));

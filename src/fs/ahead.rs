@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use super::Filesystem;
-use crate::chunks::{Chunks, Fetch};
+use super::sweep::{Density, Evidence, HEAD_BYTES, Part, Sweep};
+use crate::chunks::{Chunks, Fetch, Rank, ReadAhead};
 use crate::format::{Key, KeyParts, PackSlot, Source, Tag, decode_extent};
 use crate::namespace::Namespace;
 use crate::types::{ChunkId, Ino};
@@ -63,12 +64,12 @@ const RECORDS_MAX: usize = 32 * 1024;
 const RECORDS_AT_ONCE: usize = 1024;
 
 /// A place in the order of keys: inode, offset in the file.
-type Place = (u64, u64);
+pub(super) type Place = (u64, u64);
 
 /// Where readers on a cold cache are. A leaf lock.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
-    /// How many regions there are: a warm read looks no further.
+    /// How many regions there are, and one more for a sweep: a warm read looks no further.
     count: AtomicUsize,
     regions: Mutex<Regions>,
 }
@@ -82,6 +83,9 @@ struct Regions {
     runs: u32,
     /// A reader has turned back: they read in another order than that of the keys.
     is_scattered: bool,
+    /// How much is read of what there is where something is read.
+    density: Density,
+    sweep: Sweep,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,9 +123,9 @@ struct Bounds {
 }
 
 impl Bounds {
-    fn now(chunks: &Chunks) -> Bounds {
-        let (fetched, used) = chunks.read_ahead_bytes();
-        let all_bytes_max = chunks.cache_bytes_max() / CACHE_PART;
+    fn now(read: ReadAhead, cache_bytes_max: u64) -> Bounds {
+        let ReadAhead { bytes: fetched, used_bytes: used, .. } = read;
+        let all_bytes_max = cache_bytes_max / CACHE_PART;
         // There may be several readers.
         let region_bytes_max = (all_bytes_max / 2).min(AHEAD_BYTES_MAX);
         let start_bytes = start_bytes(fetched, used).min(region_bytes_max / 2);
@@ -133,28 +137,38 @@ impl Bounds {
 /// What to fetch ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wish {
-    region: u64,
-    from: Place,
-    bytes: u64,
-    /// The region's first: its reader has nothing yet.
-    is_first: bool,
+    pub(super) whose: Whose,
+    pub(super) from: Place,
+    pub(super) bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    Region {
+        id: u64,
+        /// Its reader has nothing yet.
+        is_first: bool,
+    },
+    Sweep(Part),
 }
 
 /// What a look found that is not on this machine.
 #[derive(Debug, Default)]
-struct Found {
-    chunks: Vec<(ChunkId, PackSlot)>,
+pub(super) struct Found {
+    pub(super) chunks: Vec<(ChunkId, PackSlot)>,
     /// Bytes of content that these are.
-    bytes: u64,
+    pub(super) bytes: u64,
     /// Behind the last record looked at.
-    to: Place,
+    pub(super) to: Place,
     /// There is nothing more, or it can't be known here.
-    ended: bool,
+    pub(super) ended: bool,
+    /// The look came to metadata that is not here.
+    pub(super) lacks_metadata: bool,
 }
 
 impl Ahead {
     /// Notes a read of stored bytes; `missed` if it had to wait for the store. What to fetch
-    /// ahead now, if anything.
+    /// ahead now, if anything: for this reader, and for one who goes through everything.
     pub fn read(
         &self,
         ino: Ino,
@@ -162,22 +176,50 @@ impl Ahead {
         len: u64,
         missed: bool,
         chunks: &Chunks,
-    ) -> Option<Wish> {
+    ) -> [Option<Wish>; 2] {
         if !missed && self.count.load(Ordering::Relaxed) == 0 {
-            return None;
+            return [None; 2];
         }
-        let bounds = Bounds::now(chunks);
+        let (read, cache_bytes_max) = (chunks.read_ahead(), chunks.cache_bytes_max());
+        let bounds = Bounds::now(read, cache_bytes_max);
         let mut regions = self.regions.lock();
-        let wish = regions.read((ino.0, offset), len, missed, bounds);
-        self.count.store(regions.list.len(), Ordering::Relaxed);
-        wish
+        let at = (ino.0, offset);
+        let wish = regions.read(at, len, missed, bounds);
+        let is_dense = regions.runs >= RUNS_TRUSTED && regions.density.is_high();
+        let cache_bytes = chunks.cache_bytes();
+        let evidence = Evidence { is_dense, read, cache_bytes, cache_bytes_max };
+        let reads = regions.ticks;
+        let sweep = regions.sweep.wish(&evidence, reads, at);
+        self.note_count(&regions);
+        [wish, sweep]
     }
 
     /// Notes how far a wish was looked after. A region in which all is local is of no more use.
     fn looked(&self, wish: &Wish, found: &Found) {
         let mut regions = self.regions.lock();
-        regions.looked(wish, found);
-        self.count.store(regions.list.len(), Ordering::Relaxed);
+        match wish.whose {
+            Whose::Region { id, .. } => regions.looked(id, found),
+            Whose::Sweep(_) => {
+                let reads = regions.ticks;
+                regions.sweep.looked(found, reads);
+            }
+        }
+        self.note_count(&regions);
+    }
+
+    /// Notes that nobody will look after a wish.
+    fn not_looked(&self, wish: &Wish) {
+        let mut regions = self.regions.lock();
+        match wish.whose {
+            Whose::Region { id, .. } => regions.looked(id, &Found::default()),
+            Whose::Sweep(_) => regions.sweep.not_looked(),
+        }
+        self.note_count(&regions);
+    }
+
+    fn note_count(&self, regions: &Regions) {
+        let count = regions.list.len() + usize::from(regions.sweep.is_under_way());
+        self.count.store(count, Ordering::Relaxed);
     }
 }
 
@@ -201,6 +243,9 @@ impl Regions {
         let start_bytes = bounds.start_bytes.min(start_bytes_max);
         let mut bounds = Bounds { start_bytes, ..bounds };
         self.ticks += 1;
+        if at.1 == 0 {
+            self.density.file(at.0);
+        }
         if self.ticks.is_multiple_of(FORGOTTEN_AFTER_READS) {
             let since = self.ticks - FORGOTTEN_AFTER_READS;
             self.list.retain(|region| region.used_at >= since);
@@ -277,8 +322,8 @@ impl Regions {
         wish
     }
 
-    fn looked(&mut self, wish: &Wish, found: &Found) {
-        let Some(at) = self.list.iter().position(|region| region.id == wish.region) else { return };
+    fn looked(&mut self, id: u64, found: &Found) {
+        let Some(at) = self.list.iter().position(|region| region.id == id) else { return };
         if found.bytes == 0 || found.ended {
             self.list.swap_remove(at);
             return;
@@ -324,14 +369,16 @@ impl Region {
             self.from = (self.from.0.saturating_sub(NEAR_INODES), 0);
             let least = START_BYTES_FIRST.min(bounds.region_bytes_max);
             let bytes = credit.saturating_sub(outstanding).min(bounds.wish_bytes_max).max(least);
-            return Some(Wish { region: self.id, from: self.from, bytes, is_first: false });
+            let whose = Whose::Region { id: self.id, is_first: false };
+            return Some(Wish { whose, from: self.from, bytes });
         }
         if outstanding > credit / 2 {
             return None;
         }
         self.is_looking = true;
         let bytes = (credit - outstanding).min(bounds.wish_bytes_max);
-        Some(Wish { region: self.id, from: self.to, bytes, is_first: self.asked == 0 })
+        let whose = Whose::Region { id: self.id, is_first: self.asked == 0 };
+        Some(Wish { whose, from: self.to, bytes })
     }
 }
 
@@ -349,9 +396,14 @@ impl Filesystem {
             ahead.looked(&wish, &found);
             found.chunks
         };
-        if !self.chunks.prefetch_ahead(scan, wish.is_first) {
-            // Too many are waited for: nothing was looked for.
-            self.ahead.looked(&wish, &Found { to: wish.from, ..Found::default() });
+        let rank = match wish.whose {
+            Whose::Region { is_first: true, .. } => Rank::First,
+            Whose::Region { is_first: false, .. } => Rank::On,
+            Whose::Sweep(_) => Rank::Sweep,
+        };
+        if !self.chunks.prefetch_ahead(scan, rank) {
+            // Too many are waited for.
+            self.ahead.not_looked(&wish);
         }
     }
 }
@@ -363,11 +415,12 @@ fn look(namespace: &Namespace, wish: &Wish, is_local: impl Fn(&ChunkId) -> bool)
     let end = Key::tag_end(Ino(u64::MAX), Tag::Extent);
     let mut from = Key::extent(Ino(wish.from.0), wish.from.1);
     let mut records = 0;
-    while found.bytes < wish.bytes && records < RECORDS_MAX {
+    let is_heads = wish.whose == Whose::Sweep(Part::Heads);
+    'pages: while found.bytes < wish.bytes && records < RECORDS_MAX {
         let page = namespace.range(&from, &end, RECORDS_AT_ONCE, Fetch::LocalOnly);
         let Ok(page) = page else {
             // Metadata comes first anyway; the reader's own way there brings it.
-            found.ended = records == 0;
+            (found.ended, found.lacks_metadata) = (records == 0, true);
             return found;
         };
         let Some((last, _)) = page.last() else {
@@ -378,6 +431,13 @@ fn look(namespace: &Namespace, wish: &Wish, is_local: impl Fn(&ChunkId) -> bool)
         records += page.len();
         for (key, value) in &page {
             let Some(KeyParts::Extent(ino, offset)) = key.parts() else { continue };
+            if is_heads && offset >= HEAD_BYTES {
+                // The next file, without a look at what this one may have in thousands.
+                let next = ino.0.saturating_add(1);
+                found.to = (next, 0);
+                from = Key::extent(Ino(next), 0);
+                continue 'pages;
+            }
             let Ok(extent) = decode_extent(value) else { continue };
             found.to = (ino.0, offset.saturating_add(extent.len));
             match extent.source {
@@ -408,6 +468,11 @@ mod tests {
         wish_bytes_max: 1 << 40,
     };
 
+    fn looked(regions: &mut Regions, wish: &Wish, found: &Found) {
+        let Whose::Region { id, .. } = wish.whose else { panic!("{wish:?}") };
+        regions.looked(id, found);
+    }
+
     fn found(to: Place, bytes: u64) -> Found {
         Found { bytes, to, ..Found::default() }
     }
@@ -433,7 +498,7 @@ mod tests {
             if let Some(wish) = regions.read((7, at), 128 * KIB, true, BOUNDS) {
                 ahead.push(wish.bytes);
                 let to = (7, wish.from.1 + wish.bytes);
-                regions.looked(&wish, &found(to, wish.bytes));
+                looked(&mut regions, &wish, &found(to, wish.bytes));
             }
             let region = &regions.list[0];
             assert!(region.asked.saturating_sub(region.read) <= AHEAD_BYTES_MAX);
@@ -450,10 +515,10 @@ mod tests {
         let wish = regions.read((101, 0), KIB, false, BOUNDS).unwrap();
         let ended = Found { ended: true, ..found((200, 0), 10 * KIB) };
         let mut other = regions.list.clone();
-        regions.looked(&wish, &ended);
+        looked(&mut regions, &wish, &ended);
         assert_eq!(regions.list, []);
         regions.list.append(&mut other);
-        regions.looked(&wish, &found((200, 0), 0));
+        looked(&mut regions, &wish, &found((200, 0), 0));
         assert_eq!(regions.list, []);
     }
 
@@ -474,7 +539,7 @@ mod tests {
         regions.read((500, 0), KIB, true, BOUNDS);
         let wish = regions.read((490, 0), KIB, true, BOUNDS).unwrap();
         assert_eq!(wish.from, (490 - NEAR_INODES, 0));
-        regions.looked(&wish, &found((510, 0), 20 * KIB));
+        looked(&mut regions, &wish, &found((510, 0), 20 * KIB));
         let wish = regions.read((480, 0), KIB, false, BOUNDS).unwrap();
         assert_eq!(wish.from, (510, 0), "once, and on from there");
         regions.read((9000, 0), KIB, true, BOUNDS);
@@ -516,7 +581,7 @@ mod tests {
                     assert!(begins || wish.from.0 == at.0, "what is ahead of this reader");
                     asked[file as usize] += wish.bytes;
                     let to = (at.0, wish.from.1 + wish.bytes);
-                    regions.looked(&wish, &found(to, wish.bytes));
+                    looked(&mut regions, &wish, &found(to, wish.bytes));
                 }
             }
         }
@@ -544,7 +609,7 @@ mod tests {
                 let at = (number * 1000 + file, 0);
                 if let Some(wish) = regions.read(at, 900 * KIB, file == 0, bounds) {
                     assert!(wish.bytes >= bounds.start_bytes / 2, "{wish:?}");
-                    regions.looked(&wish, &found((at.0 + 9, 0), wish.bytes));
+                    looked(&mut regions, &wish, &found((at.0 + 9, 0), wish.bytes));
                 }
                 let unread: u64 = regions.list.iter().map(Region::outstanding).sum();
                 assert!(unread <= bounds.all_bytes_max, "{unread}");

@@ -34,6 +34,7 @@ mod request;
 mod room;
 mod settle_hooks;
 mod statfs;
+mod sweep;
 mod write;
 mod xattr;
 

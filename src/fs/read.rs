@@ -86,7 +86,8 @@ impl Filesystem {
         }
         let wanted: Vec<_> = parts.iter().map(|part| (part.chunk, part.slot)).collect();
         let (chunks, missed) = self.chunks.read_noting(&wanted, fetch)?;
-        if let Some(wish) = self.ahead.read(ino, offset, bytes.len() as u64, missed, &self.chunks) {
+        let wishes = self.ahead.read(ino, offset, bytes.len() as u64, missed, &self.chunks);
+        for wish in wishes.into_iter().flatten() {
             self.read_ahead(wish);
         }
         for (part, chunk) in parts.iter().zip(&chunks) {

@@ -304,6 +304,12 @@ impl Local {
         self.space.cache_limit(self.cache.bytes(), journal).unwrap_or(0)
     }
 
+    /// Bytes of the cache's files.
+    #[must_use]
+    pub fn cache_bytes(&self) -> u64 {
+        self.cache.bytes()
+    }
+
     /// Whether a frame is cached, without reading it.
     pub fn cache_has(&self, id: &[u8; 32]) -> Result<bool, LocalError> {
         self.cache.has(&self.overlay.rocks, id)

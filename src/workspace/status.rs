@@ -155,7 +155,7 @@ pub struct AheadCounts {
     pub hot_bytes: u64,
     /// What of it was read.
     pub hot_used_bytes: u64,
-    /// Ahead of readers on their way through files.
+    /// Ahead of readers on their way through files, and for those who go through everything.
     pub reader_bytes: u64,
     /// What of it was read.
     pub reader_used_bytes: u64,
@@ -167,14 +167,15 @@ pub struct AheadCounts {
 
 impl AheadCounts {
     fn of(stats: &ChunkStats) -> AheadCounts {
-        let known = stats.chunk_wanted_bytes + stats.hot_bytes + stats.ahead_bytes;
+        let reader_bytes = stats.ahead_bytes + stats.sweep_bytes;
+        let known = stats.chunk_wanted_bytes + stats.hot_bytes + reader_bytes;
         AheadCounts {
             tree_bytes: stats.node_fetched_bytes,
             left_bytes: stats.prefetch_bytes_left,
             hot_bytes: stats.hot_bytes,
             hot_used_bytes: stats.hot_used_bytes,
-            reader_bytes: stats.ahead_bytes,
-            reader_used_bytes: stats.ahead_used_bytes,
+            reader_bytes,
+            reader_used_bytes: stats.ahead_used_bytes + stats.sweep_used_bytes,
             neighbour_bytes: stats.chunk_fetched_bytes.saturating_sub(known),
             neighbour_used_bytes: stats.neighbour_used_bytes,
         }

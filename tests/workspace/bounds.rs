@@ -248,8 +248,17 @@ fn all_sizes(world: &World) -> Vec<(String, Vec<u8>)> {
     all
 }
 
-/// Reads everything cold in this order; the GETs that it took, and the bytes beside what is stored.
-fn read_cold(world: &World, cache: &str, order: &[(String, Vec<u8>)]) -> (u64, f64) {
+/// What a cold read of everything took.
+#[derive(Debug)]
+struct Cold {
+    gets: u64,
+    round_trips: u64,
+    /// Bytes that came, beside what is stored.
+    share: f64,
+}
+
+/// Reads everything cold in this order.
+fn read_cold(world: &World, cache: &str, order: &[(String, Vec<u8>)]) -> Cold {
     let workspace = world.resume(cache);
     let files = world.files(&workspace);
     // All metadata first, as prefetch does it.
@@ -264,7 +273,8 @@ fn read_cold(world: &World, cache: &str, order: &[(String, Vec<u8>)]) -> (u64, f
     let stored: usize = order.iter().map(|(_, content)| content.len()).sum();
     hibernate(&workspace).unwrap();
     workspace.close().unwrap();
-    (stats.gets, stats.bytes_in as f64 / stored as f64)
+    let share = stats.bytes_in as f64 / stored as f64;
+    Cold { gets: stats.gets, round_trips: stats.round_trips, share }
 }
 
 #[test]
@@ -272,10 +282,9 @@ fn reading_everything_cold_takes_large_pieces_and_hardly_a_byte_twice() {
     let world = World::new();
     let in_order = all_sizes(&world);
     slow(&world, 5);
-    let (gets, share) = read_cold(&world, "b", &in_order);
+    let cold = read_cold(&world, "b", &in_order);
     // 38 MiB.
-    assert!(gets <= 70, "{gets} GETs");
-    assert!(share < 1.1, "{share} of what is stored");
+    assert!(cold.gets <= 70 && cold.share < 1.1, "{cold:?}");
 
     // Directory by directory in no order, and so the files in each.
     let mut shuffled = in_order;
@@ -284,9 +293,10 @@ fn reading_everything_cold_takes_large_pieces_and_hardly_a_byte_twice() {
         let parts: Vec<_> = path.split('/').map(hash).collect();
         parts
     });
-    let (gets, share) = read_cold(&world, "c", &shuffled);
-    assert!(gets <= 160, "{gets} GETs");
-    assert!(share < 1.4, "{share} of what is stored");
+    let cold = read_cold(&world, "c", &shuffled);
+    assert!(cold.gets <= 110 && cold.share < 1.4, "{cold:?}");
+    // Fewer than there are directories.
+    assert!(cold.round_trips <= 30, "{cold:?}");
 }
 
 /// What `git status` asks for: its own few files, then the attributes of all that is tracked.

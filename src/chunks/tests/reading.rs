@@ -286,7 +286,7 @@ fn what_a_reader_will_want_comes_in_pieces_once_and_its_use_is_counted() {
     store.counting.reset();
     store.faults.inject(When::every(Op::Get, ""), Fault::Latency(Duration::from_millis(50)));
     let list = slots.clone();
-    assert!(cold.chunks.prefetch_ahead(move || list, true));
+    assert!(cold.chunks.prefetch_ahead(move || list, Rank::First));
     for ((id, slot), plain) in slots.iter().zip(&plains).take(60) {
         assert_eq!(cold.chunks.read(id, slot, cold.fetch()).unwrap(), plain);
     }

@@ -73,7 +73,7 @@ fn while_somebody_waits_for_the_store_half_as_much_is_put_on_the_line() {
         begun(&store, &cold, 4);
         // What a reader is on its way to is not held back: three more.
         let list = slots[100..160].to_vec();
-        assert!(cold.chunks.prefetch_ahead(move || list, true));
+        assert!(cold.chunks.prefetch_ahead(move || list, Rank::First));
         begun(&store, &cold, 7);
         store.faults.heal();
         reader.join().unwrap().unwrap();
