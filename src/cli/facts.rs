@@ -90,8 +90,16 @@ pub fn metrics(facts: &MountFacts) -> Facts {
         counter("tree_received_bytes", "Metadata fetched", ahead.tree_bytes),
         counter("hot_received_bytes", "The hot set fetched", ahead.hot_bytes),
         counter("hot_used_bytes", "What of it was read", ahead.hot_used_bytes),
-        counter("ahead_received_bytes", "Fetched ahead of readers", ahead.reader_bytes),
-        counter("ahead_used_bytes", "What of it was read", ahead.reader_used_bytes),
+        counter(
+            "ahead_received_bytes",
+            "Fetched ahead of readers",
+            ahead.reader_bytes + ahead.sweep_bytes,
+        ),
+        counter(
+            "ahead_used_bytes",
+            "What of it was read",
+            ahead.reader_used_bytes + ahead.sweep_used_bytes,
+        ),
         counter("neighbours_received_bytes", "Came along with others", ahead.neighbour_bytes),
         counter("neighbours_used_bytes", "What of it was read", ahead.neighbour_used_bytes),
     ];

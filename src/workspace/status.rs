@@ -155,10 +155,14 @@ pub struct AheadCounts {
     pub hot_bytes: u64,
     /// What of it was read.
     pub hot_used_bytes: u64,
-    /// Ahead of readers on their way through files, and for those who go through everything.
+    /// Ahead of readers on their way through files.
     pub reader_bytes: u64,
     /// What of it was read.
     pub reader_used_bytes: u64,
+    /// For those who go through everything.
+    pub sweep_bytes: u64,
+    /// What of it was read.
+    pub sweep_used_bytes: u64,
     /// What lay beside something that was asked for, and came along.
     pub neighbour_bytes: u64,
     /// What of it was read.
@@ -167,15 +171,17 @@ pub struct AheadCounts {
 
 impl AheadCounts {
     fn of(stats: &ChunkStats) -> AheadCounts {
-        let reader_bytes = stats.ahead_bytes + stats.sweep_bytes;
-        let known = stats.chunk_wanted_bytes + stats.hot_bytes + reader_bytes;
+        let ahead = stats.hot_bytes + stats.ahead_bytes + stats.sweep_bytes;
+        let known = stats.chunk_wanted_bytes + ahead;
         AheadCounts {
             tree_bytes: stats.node_fetched_bytes,
             left_bytes: stats.prefetch_bytes_left,
             hot_bytes: stats.hot_bytes,
             hot_used_bytes: stats.hot_used_bytes,
-            reader_bytes,
-            reader_used_bytes: stats.ahead_used_bytes + stats.sweep_used_bytes,
+            reader_bytes: stats.ahead_bytes,
+            reader_used_bytes: stats.ahead_used_bytes,
+            sweep_bytes: stats.sweep_bytes,
+            sweep_used_bytes: stats.sweep_used_bytes,
             neighbour_bytes: stats.chunk_fetched_bytes.saturating_sub(known),
             neighbour_used_bytes: stats.neighbour_used_bytes,
         }

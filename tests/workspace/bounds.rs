@@ -255,6 +255,8 @@ struct Cold {
     round_trips: u64,
     /// Bytes that came, beside what is stored.
     share: f64,
+    /// Bytes that came because somebody goes through everything, and were read.
+    swept: u64,
 }
 
 /// Reads everything cold in this order.
@@ -270,11 +272,12 @@ fn read_cold(world: &World, cache: &str, order: &[(String, Vec<u8>)]) -> Cold {
     // What is under way for nobody any more counts too.
     std::thread::sleep(Duration::from_millis(500));
     let stats = world.counts.stats();
+    let swept = workspace.status().ahead.sweep_used_bytes;
     let stored: usize = order.iter().map(|(_, content)| content.len()).sum();
     hibernate(&workspace).unwrap();
     workspace.close().unwrap();
     let share = stats.bytes_in as f64 / stored as f64;
-    Cold { gets: stats.gets, round_trips: stats.round_trips, share }
+    Cold { gets: stats.gets, round_trips: stats.round_trips, share, swept }
 }
 
 #[test]
@@ -297,6 +300,7 @@ fn reading_everything_cold_takes_large_pieces_and_hardly_a_byte_twice() {
     assert!(cold.gets <= 110 && cold.share < 1.4, "{cold:?}");
     // Fewer than there are directories.
     assert!(cold.round_trips <= 30, "{cold:?}");
+    assert!(cold.swept > 0, "{cold:?}");
 }
 
 /// What `git status` asks for: its own few files, then the attributes of all that is tracked.

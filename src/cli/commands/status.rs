@@ -163,6 +163,7 @@ fn ahead(counts: &AheadCounts) -> String {
     let mut text = [
         part("hot set", counts.hot_bytes, counts.hot_used_bytes),
         part("files", counts.reader_bytes, counts.reader_used_bytes),
+        part("sweep", counts.sweep_bytes, counts.sweep_used_bytes),
         part("neighbours", counts.neighbour_bytes, counts.neighbour_used_bytes),
     ]
     .join(", ");
