@@ -104,7 +104,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// To the first record whose key is not below `key`.
+    /// To the first record whose key is not below `key`, or to the subtree that begins with it: the
+    /// records wanted may end before, and so it is not looked into.
     pub(super) fn seek(&mut self, key: &[u8]) -> Result<(), TreeError> {
         self.seek_node(key, 0)?;
         if let Some(step) = self.steps.last_mut() {
@@ -114,7 +115,7 @@ impl<'a> Cursor<'a> {
                 self.skip();
             }
         }
-        self.settle()
+        Ok(())
     }
 
     /// Down to the record that begins here.

@@ -391,6 +391,26 @@ fn relocated_nodes_leave_their_packs_and_nothing_else_moves() {
 }
 
 #[test]
+fn a_range_that_is_empty_reads_no_node_beyond_it() {
+    // A directory listed to its end, whose last entry is the last record of its leaf: the next leaf
+    // was fetched from the store to see that the listing was over.
+    let packs = Packs::new(true);
+    let model = files(300);
+    let root = packs.build(&model);
+    let keys: Vec<&Key> = model.keys().collect();
+    for pair in keys.windows(2) {
+        let (_, path) = packs.reads_of(|| packs.with(root, |nodes| nodes.get(pair[0].as_bytes())));
+        let after = pair[0].successor();
+        let (found, reads) = packs.reads_of(|| {
+            packs.with(root, |nodes| range(nodes, after.as_bytes(), pair[1].as_bytes(), 9)).unwrap()
+        });
+        assert_eq!(found, []);
+        // A cursor reads the root twice.
+        assert!(reads <= path + 1, "{reads} nodes between {pair:?}, {path} to the first");
+    }
+}
+
+#[test]
 fn a_path_leads_from_the_root_to_the_leaf_of_a_key() {
     let packs = Packs::new(true);
     let root = packs.build(&files(300));
