@@ -231,7 +231,7 @@ fn a_failure_at_any_request_of_a_seal_loses_nothing_and_is_made_good_by_the_next
         files.write_at(files.ino("first"), 5000, &noise(2, 300_000));
         files.write("second", &noise(3, 9000));
         let before = files.facts();
-        world.faults.inject(When::every(Op::Put, *key), fault.clone());
+        world.faults.inject(When::every(Op::Put, key), fault.clone());
         let failed = checkpoint(&workspace);
         assert_eq!(files.facts(), before, "{key} {fault:?}: {failed:?}");
         files.write("third", b"after");
