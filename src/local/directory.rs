@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::bell::Bell;
 use super::cache::Cache;
 use super::cut::Cut;
-use super::journal::Journal;
+use super::journal::{Journal, JournalEnds};
 use super::lock::DirLock;
 use super::overlay::{Overlay, Pins};
 use super::rocks::Rocks;
@@ -240,6 +240,13 @@ impl Local {
     /// error (`Poisoned`) nothing more is promised of anything not synced before.
     pub fn sync(&self) -> Result<(), LocalError> {
         self.overlay.journal.sync()
+    }
+
+    /// Where the journal ends on the disk, which is what a power cut leaves at least, and with the
+    /// kernel. What RocksDB has lies before the first.
+    #[must_use]
+    pub fn journal_ends(&self) -> JournalEnds {
+        self.overlay.journal.ends()
     }
 
     /// Rounds of `fdatasync` so far; concurrent callers of [`Local::sync`] share one.

@@ -34,6 +34,7 @@ use crash::crash_point_after;
 pub use cut::Cut;
 pub use directory::Local;
 pub use error::LocalError;
+pub use journal::{JournalEnds, Position as JournalPosition};
 pub use options::{LocalOptions, Usage};
 
 #[cfg(test)]

@@ -221,8 +221,9 @@ impl Overlay {
 
     /// Moves one frozen table, the oldest, to RocksDB.
     pub(super) fn apply(&self, frozen: &Arc<Frozen>) -> Result<(), LocalError> {
-        // RocksDB must never know what a power cut could take from the journal.
-        self.journal.sync_to(frozen.upto.seq)?;
+        // RocksDB must never know what a power cut could take from the journal, not even a segment
+        // without a record: a sweep may delete all others.
+        self.journal.sync_with_segment(frozen.upto)?;
         crash_point("apply-synced");
         self.rocks.apply(&frozen.table, frozen.upto, &self.requests.encode())?;
         crash_point("apply-written");

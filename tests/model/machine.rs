@@ -21,6 +21,9 @@ use dormouse::types::{Clock, Ino, ManualClock};
 use nix::sys::statvfs::statvfs;
 use tempfile::TempDir;
 
+use crate::ops::Cut;
+use crate::power;
+
 /// What a head would name.
 #[derive(Debug, Clone, Copy)]
 pub struct Sealed {
@@ -37,6 +40,8 @@ pub struct Machine {
     pub store: Arc<CountingStore>,
     pub clock: Arc<ManualClock>,
     pub sealed: Sealed,
+    /// The journal's records that were there when the directory was opened, all on the disk.
+    pub recovered: u64,
     dir: Arc<TempDir>,
 }
 
@@ -55,6 +60,7 @@ impl Machine {
         let sealed = Sealed { root: None, next_ino: Ino(2), counters: Counters::default() };
         let machine = Machine::start(store, clock, sealed, Arc::new(scratch()));
         machine.fs.make_root(&Caller::root(WAIT), 0o755).unwrap();
+        machine.local.sync().unwrap();
         machine
     }
 
@@ -77,6 +83,7 @@ impl Machine {
             ..LocalOptions::default()
         };
         let local = Arc::new(open_free(dir.path(), &local_options, &time));
+        let recovered = local.journal_ends().synced.seq;
         let chunks = Chunks::new(
             Arc::clone(&local),
             remote,
@@ -95,19 +102,34 @@ impl Machine {
             time,
         );
         fs.recover(WAIT).unwrap();
-        Machine { fs, chunks, local, store, clock, sealed, dir }
+        Machine { fs, chunks, local, store, clock, sealed, recovered, dir }
     }
 
     /// Drops everything without a close, as a kill would, and starts again on the same disk.
     pub fn crash(self) -> Machine {
-        let Machine { fs, chunks, local, store, clock, sealed, dir } = self;
+        let Machine { fs, chunks, local, store, clock, sealed, dir, .. } = self;
         drop((fs, chunks, local));
         Machine::start(store, clock, sealed, dir)
     }
 
+    /// Starts again on what a power cut leaves of the disk.
+    pub fn power_cut(self, cut: Cut) -> Machine {
+        let left = scratch();
+        power::copy_still(self.dir.path(), left.path());
+        // Not before the copy: what RocksDB had taken by then was synced before.
+        let ends = self.local.journal_ends();
+        let Machine { fs, chunks, local, store, clock, sealed, .. } = self;
+        drop((fs, chunks, local));
+        power::cut(left.path(), &ends, cut);
+        let machine = Machine::start(store, clock, sealed, Arc::new(left));
+        assert!(machine.recovered >= ends.synced.seq, "a record that was synced is lost");
+        assert!(machine.recovered <= ends.appended.seq);
+        machine
+    }
+
     /// The last sealed state on a machine that has never seen it.
     pub fn resume_elsewhere(self) -> Machine {
-        let Machine { fs, chunks, local, store, clock, sealed, dir } = self;
+        let Machine { fs, chunks, local, store, clock, sealed, dir, .. } = self;
         drop((fs, chunks, local, dir));
         Machine::start(store, clock, sealed, Arc::new(scratch()))
     }
@@ -315,8 +337,8 @@ fn is_staged(extent: &Extent) -> bool {
     matches!(extent.source, Source::Staged(_))
 }
 
-/// A directory in memory, where there is room. A kill, which is all that happens here, leaves the
-/// kernel's memory alone: what a disk would have of it does not matter. (`TMPDIR` says where else.)
+/// A directory in memory, where there is room: a kill leaves the kernel's memory alone, and what a
+/// power cut leaves is made by [`power::cut`]. (`TMPDIR` says where else.)
 fn scratch() -> TempDir {
     let memory = Path::new("/dev/shm");
     let free = statvfs(memory).map_or(0, |is| is.blocks_available() * is.fragment_size());

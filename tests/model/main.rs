@@ -1,5 +1,5 @@
 //! The filesystem against a plain one in memory: random histories of operations, with kills,
-//! settling, seals and moves to another machine among them. After each of those, and at the end,
+//! power cuts, settling, seals and moves to another machine among them. After each of those, and at the end,
 //! everything that can be seen is compared. A failing history is shrunk and printed.
 //!
 //! The long form runs for as long as `drive.rs` is told: `scripts/torture model`.
@@ -13,6 +13,7 @@ mod life;
 mod machine;
 mod model;
 mod ops;
+mod power;
 mod run;
 
 use proptest::prelude::*;
@@ -55,7 +56,12 @@ fn name_histories() -> BoxedStrategy<Vec<Op>> {
 
 /// Histories of seals, each with writers beside it.
 fn seal_histories() -> BoxedStrategy<Vec<Op>> {
-    of(prop_oneof![3 => ops::close_op(), 1 => ops::seal_during(ops::close_op())].boxed(), 40)
+    let op = prop_oneof![
+        12 => ops::close_op(),
+        4 => ops::seal_during(ops::close_op()),
+        1 => ops::power_cut(),
+    ];
+    of(op.boxed(), 40)
 }
 
 /// Histories of content.

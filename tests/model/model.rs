@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use dormouse::fs::{AllocateMode, RenameMode, XattrMode};
 use dormouse::types::{Attr, Ino, Kind, Time};
@@ -32,10 +33,10 @@ pub struct Node {
 /// An errno.
 pub type Fails<T> = Result<T, i32>;
 
-/// The filesystem.
+/// The filesystem. A clone shares what neither changes.
 #[derive(Debug, Clone)]
 pub struct Model {
-    pub nodes: BTreeMap<Ino, Node>,
+    pub nodes: BTreeMap<Ino, Rc<Node>>,
     pub now: Time,
 }
 
@@ -131,15 +132,15 @@ impl Model {
         let mut root = Node::new(Kind::Directory, now);
         root.attr.mode = 0o755;
         root.attr.parent = Ino::ROOT;
-        Model { nodes: BTreeMap::from([(Ino::ROOT, root)]), now }
+        Model { nodes: BTreeMap::from([(Ino::ROOT, Rc::new(root))]), now }
     }
 
     pub fn node(&self, ino: Ino) -> Fails<&Node> {
-        self.nodes.get(&ino).ok_or(libc::ENOENT)
+        self.nodes.get(&ino).map(Rc::as_ref).ok_or(libc::ENOENT)
     }
 
     fn node_mut(&mut self, ino: Ino) -> Fails<&mut Node> {
-        self.nodes.get_mut(&ino).ok_or(libc::ENOENT)
+        self.nodes.get_mut(&ino).map(Rc::make_mut).ok_or(libc::ENOENT)
     }
 
     /// A directory that names can be put into.
@@ -194,7 +195,10 @@ impl Model {
         }
         parent.entries.insert(name.to_vec(), fresh);
         parent.touch_content(now);
-        assert!(self.nodes.insert(fresh, node).is_none(), "an inode number was used again");
+        assert!(
+            self.nodes.insert(fresh, Rc::new(node)).is_none(),
+            "an inode number was used again"
+        );
         Ok(fresh)
     }
 
@@ -331,14 +335,14 @@ impl Model {
     /// Names an inode that had a name in `old`.
     fn put_name(&mut self, (dir, name): (Ino, &[u8]), ino: Ino, old: Ino) {
         let now = self.now;
-        let node = self.nodes.get_mut(&ino).expect("it has a name");
+        let node = self.node_mut(ino).expect("it has a name");
         node.attr.ctime = now;
         if node.is_dir() {
             node.attr.parent = dir;
-            self.nodes.get_mut(&old).expect("a directory").attr.nlink -= 1;
-            self.nodes.get_mut(&dir).expect("a directory").attr.nlink += 1;
+            self.node_mut(old).expect("a directory").attr.nlink -= 1;
+            self.node_mut(dir).expect("a directory").attr.nlink += 1;
         }
-        let directory = self.nodes.get_mut(&dir).expect("a directory");
+        let directory = self.node_mut(dir).expect("a directory");
         directory.entries.insert(name.to_vec(), ino);
     }
 

@@ -122,6 +122,8 @@ pub enum Op {
     },
     /// The daemon is killed and started again.
     Crash,
+    /// The machine loses its power and starts again.
+    PowerCut(Cut),
     /// All staged bytes go to the store.
     Settle,
     /// All records go to the store; writers could go on.
@@ -136,6 +138,30 @@ pub enum Op {
     Evict,
     /// Seals, and goes on on another machine.
     Move,
+}
+
+/// What a power cut leaves of what was written and not synced.
+#[derive(Debug, Clone, Copy)]
+pub struct Cut {
+    /// How much of it is there, from the oldest on, of 255 parts.
+    pub kept: u8,
+    /// What is behind that.
+    pub behind: Behind,
+}
+
+/// What is behind the place where power was cut.
+#[derive(Debug, Clone, Copy)]
+pub enum Behind {
+    /// The files end, and later ones are not there.
+    Missing,
+    /// One file ends; later ones are whole.
+    Short,
+    /// The files have their length, and no content.
+    Zeros,
+    /// The files have their length, and the content of others.
+    Garbage,
+    /// One page was not written; what is behind it was.
+    Hole,
 }
 
 /// Offsets near what matters: the start, piece borders, and somewhere between.
@@ -282,10 +308,19 @@ pub fn attribute_op() -> BoxedStrategy<Op> {
 pub fn machine_op() -> BoxedStrategy<Op> {
     let ops = [Op::Crash, Op::Settle, Op::Seal, Op::Evict, Op::Move];
     prop_oneof![
-        3 => prop::sample::select(ops.to_vec()),
-        1 => seal_during(file_op()),
+        5 => prop::sample::select(ops.to_vec()),
+        1 => power_cut(),
+        2 => seal_during(file_op()),
     ]
     .boxed()
+}
+
+/// A power cut.
+pub fn power_cut() -> BoxedStrategy<Op> {
+    use Behind::{Garbage, Hole, Missing, Short, Zeros};
+    let behind = prop::sample::select(vec![Missing, Short, Zeros, Garbage, Hole]);
+    let cut = (any::<u8>(), behind).prop_map(|(kept, behind)| Cut { kept, behind });
+    cut.prop_map(Op::PowerCut).boxed()
 }
 
 /// A seal while such operations go on.

@@ -10,7 +10,7 @@ use dormouse::fs::{At, Caller, CopyRange, FsError, ListFrom, NewNode, Seek, SetA
 use dormouse::types::{Clock, Ino, Kind, Name, Time};
 
 use crate::machine::{Machine, WAIT};
-use crate::model::{Model, Who};
+use crate::model::{Model, Node, Who};
 use crate::ops::Op;
 
 const NAMES: [&[u8]; 5] = [b"a", b"b", b"c", b"\xff\x01 odd", &[b'n'; 255]];
@@ -34,14 +34,26 @@ pub struct Run {
     pub model: Model,
     /// What the kernel knows: lookups per inode.
     lookups: HashMap<Ino, u64>,
+    /// What a power cut may leave, oldest first.
+    past: Vec<Past>,
     step: u64,
+}
+
+/// The model after a step.
+struct Past {
+    /// Records in the journal by then.
+    seq: u64,
+    model: Model,
 }
 
 impl Run {
     pub fn new() -> Run {
         let machine = Machine::new();
         let model = Model::new(machine.clock.now());
-        Run { machine: Some(machine), model, lookups: HashMap::new(), step: 0 }
+        let past = Vec::new();
+        let mut run = Run { machine: Some(machine), model, lookups: HashMap::new(), past, step: 0 };
+        run.synced(run.appended());
+        run
     }
 
     /// How many operations it had until now.
@@ -101,6 +113,34 @@ impl Run {
         assert_eq!(real, model, "step {}, {op:?}: left is the filesystem", self.step);
         let lookups = &self.lookups;
         self.model.reclaim(|ino| lookups.contains_key(&ino));
+        self.past.push(Past { seq: self.appended(), model: self.model.clone() });
+    }
+
+    /// Records in the journal.
+    fn appended(&self) -> u64 {
+        self.machine().local.journal_ends().appended.seq
+    }
+
+    /// From now on no power cut takes the model's state, which is that after `seq` records.
+    fn synced(&mut self, seq: u64) {
+        self.past = vec![Past { seq, model: self.model.clone() }];
+    }
+
+    /// The model as it was when the journal had as many records as the machine found.
+    fn after_cut(&self, machine: &Machine) -> Model {
+        let (synced, left) = (self.past[0].seq, machine.recovered);
+        assert!(synced <= left, "of {synced} records that were synced {left} are left");
+        let last = self.past.iter().rposition(|past| past.seq <= left).expect("the first is");
+        let mut past = &self.past[last];
+        // A step may have several records, only one of which changes what is seen.
+        if let (true, Some(next)) = (past.seq < left, self.past.get(last + 1))
+            && fits(machine, &next.model)
+        {
+            past = next;
+        }
+        let mut model = past.model.clone();
+        model.reclaim(|_| false);
+        Model { now: self.model.now, ..model }
     }
 
     fn both(&mut self, op: &Op) -> (Answer, Answer) {
@@ -131,9 +171,11 @@ impl Run {
             }
             Op::Fsync { file } => {
                 let synced = self.machine().fs.fsync(&Caller::root(WAIT), self.file(*file));
+                self.synced(self.appended());
                 (answer(synced, |()| Answer::Done), Answer::Done)
             }
             Op::SealMeanwhile { ops, crash } => {
+                self.synced(self.appended());
                 let sealer = self.machine().sealer();
                 let sealed = sealer.seal(&mut || ops.iter().for_each(|op| self.apply(op)));
                 self.machine.as_mut().expect("a machine is running").sealed = sealed;
@@ -143,7 +185,7 @@ impl Run {
                 }
                 (Answer::Done, Answer::Done)
             }
-            Op::Crash | Op::Settle | Op::Seal | Op::Evict | Op::Move => {
+            Op::Crash | Op::PowerCut(_) | Op::Settle | Op::Seal | Op::Evict | Op::Move => {
                 self.machine_op(op);
                 (Answer::Done, Answer::Done)
             }
@@ -151,21 +193,29 @@ impl Run {
     }
 
     fn machine_op(&mut self, op: &Op) {
+        if matches!(op, Op::Seal) {
+            // It begins with a cut, which is synced.
+            self.synced(self.appended());
+        }
         let mut machine = self.machine.take().expect("a machine is running");
         match op {
             Op::Settle => machine.settle(),
             Op::Seal => machine.seal(),
             Op::Evict => machine.evict(),
-            Op::Crash => {
-                machine = machine.crash();
-                self.lookups.clear();
+            Op::Crash => machine = machine.crash(),
+            Op::PowerCut(cut) => {
+                machine = machine.power_cut(*cut);
+                self.model = self.after_cut(&machine);
             }
             _ => {
                 machine.reclaim_all();
                 machine.seal();
                 machine = machine.resume_elsewhere();
-                self.lookups.clear();
             }
+        }
+        if matches!(op, Op::Crash | Op::PowerCut(_) | Op::Move) {
+            self.lookups.clear();
+            self.synced(machine.recovered);
         }
         self.machine = Some(machine);
         let lookups = &self.lookups;
@@ -433,6 +483,15 @@ impl Run {
         let gone = Ino(fs.namespace().next_ino().0 + 5);
         assert!(matches!(fs.getattr(&local, gone), Err(FsError::NotFound)));
     }
+}
+
+/// Whether all attributes of inodes with a name, and the totals, are those of the model.
+fn fits(machine: &Machine, model: &Model) -> bool {
+    let (fs, caller) = (&machine.fs, Caller::root(WAIT));
+    let counters = fs.namespace().counters();
+    let same = |ino: Ino, node: &Node| fs.getattr(&caller, ino).is_ok_and(|is| is == node.attr());
+    (counters.inodes, counters.bytes) == model.totals()
+        && model.nodes.iter().all(|(&ino, node)| !node.is_linked() || same(ino, node))
 }
 
 fn answer<T>(real: Result<T, FsError>, ok: impl FnOnce(T) -> Answer) -> Answer {

@@ -70,6 +70,8 @@ impl Run {
     pub fn apply(&mut self, op: &Op) {
         self.step += 1;
         match op {
+            // A power cut can't be had here: `scripts/torture power`.
+            Op::PowerCut(_) => self.machine_op(&Op::Crash),
             Op::Crash | Op::Settle | Op::Seal | Op::Evict | Op::Move => self.machine_op(op),
             Op::SealMeanwhile { ops, crash } => self.seal_meanwhile(ops, *crash),
             Op::Forget { file } => self.forget(*file),

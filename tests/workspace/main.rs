@@ -14,3 +14,4 @@ mod scale;
 mod seals;
 mod stores;
 mod world;
+mod writers;

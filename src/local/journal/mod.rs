@@ -30,15 +30,24 @@ use super::{LocalError, crash_point, crash_point_after};
 use crate::format::StagedAt;
 use crate::types::CacheId;
 
-/// A place between two records.
+/// A place in the journal between two records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Position {
-    /// The segment's number.
-    pub(super) segment: u64,
-    /// Offset in the segment's file: the end of record `seq`.
-    pub(super) offset: u64,
+pub struct Position {
+    /// The segment's number; its file is called so, in 16 hexadecimal digits. 0: before the first.
+    pub segment: u64,
+    /// Offset in the segment's file: the end of record `seq`, or of the file's header.
+    pub offset: u64,
     /// Sequence number of the last record before this place.
-    pub(super) seq: u64,
+    pub seq: u64,
+}
+
+/// Where the journal ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalEnds {
+    /// On the disk: a power cut leaves all that is before this place, and perhaps more.
+    pub synced: Position,
+    /// With the kernel: a kill leaves all that is before this place.
+    pub appended: Position,
 }
 
 /// The journal of one directory.
@@ -107,7 +116,7 @@ impl Journal {
             dir: dir.to_owned(),
             cache,
             segment_bytes_max,
-            syncer: Syncer::new(at.seq, Arc::clone(&segment)),
+            syncer: Syncer::new(recovered.end, at, Arc::clone(&segment)),
             writer: Mutex::new(Writer {
                 segment,
                 at,
@@ -169,7 +178,7 @@ impl Journal {
         writer.scratch.truncate(SCRATCH_BYTES_MAX);
         writer.scratch.shrink_to(SCRATCH_BYTES_MAX);
         self.grow(writer, header.record_len());
-        self.syncer.appended(header.seq);
+        self.syncer.appended(writer.at);
         Ok(())
     }
 
@@ -243,9 +252,9 @@ impl Journal {
         crash_point("journal-rolled");
         self.segments.write().insert(number, Arc::clone(&next));
         self.bytes.fetch_add(SEGMENT_HEADER_LEN, Ordering::Relaxed);
-        self.syncer.rolled(Arc::clone(&next));
-        writer.segment = next;
         writer.at = Position { segment: number, offset: SEGMENT_HEADER_LEN, seq: writer.at.seq };
+        self.syncer.rolled(Arc::clone(&next), writer.at);
+        writer.segment = next;
         writer.file_len = SEGMENT_HEADER_LEN;
         writer.data_bytes = 0;
         Ok(())
@@ -266,6 +275,16 @@ impl Journal {
     /// Returns when the records up to `seq` survive a power cut.
     pub(super) fn sync_to(&self, seq: u64) -> Result<(), LocalError> {
         self.syncer.sync_to(seq, &self.dir)
+    }
+
+    /// As [`Journal::sync_to`] up to `at`, and the segment that it is in is there too.
+    pub(super) fn sync_with_segment(&self, at: Position) -> Result<(), LocalError> {
+        self.syncer.sync_with_segment(at, &self.dir)
+    }
+
+    /// Where the journal ends now.
+    pub(super) fn ends(&self) -> JournalEnds {
+        self.syncer.ends()
     }
 
     /// Rounds of syncing so far.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::segment::Segment;
+use super::{JournalEnds, Position};
 use crate::local::{LocalError, crash_point};
 
 /// What is written, and how much of it is on the disk.
@@ -20,10 +21,10 @@ pub(super) struct Syncer {
 
 #[derive(Debug)]
 struct Tail {
-    /// Sequence number of the newest record that is with the kernel.
-    appended: u64,
-    /// Every record up to this one survives a power cut.
-    synced: u64,
+    /// The end of what is with the kernel.
+    appended: Position,
+    /// Everything before it survives a power cut.
+    synced: Position,
     /// The segment that is written to.
     current: Arc<Segment>,
     /// Segments finished since the last round.
@@ -36,10 +37,10 @@ struct Tail {
 }
 
 impl Syncer {
-    /// Everything up to `synced` is on the disk; `current` is a new file.
-    pub(super) fn new(synced: u64, current: Arc<Segment>) -> Syncer {
+    /// Everything up to `synced` is on the disk; `current` is a new file, and `at` is in it.
+    pub(super) fn new(synced: Position, at: Position, current: Arc<Segment>) -> Syncer {
         let tail = Tail {
-            appended: synced,
+            appended: at,
             synced,
             current,
             finished: Vec::new(),
@@ -54,12 +55,14 @@ impl Syncer {
         self.tail.lock().check()
     }
 
-    pub(super) fn appended(&self, seq: u64) {
-        self.tail.lock().appended = seq;
+    pub(super) fn appended(&self, to: Position) {
+        self.tail.lock().appended = to;
     }
 
-    pub(super) fn rolled(&self, next: Arc<Segment>) {
+    /// The next record comes into `next`, at `to`.
+    pub(super) fn rolled(&self, next: Arc<Segment>, to: Position) {
         let mut tail = self.tail.lock();
+        tail.appended = to;
         let finished = std::mem::replace(&mut tail.current, next);
         tail.finished.push(finished);
         tail.names_changed = true;
@@ -73,7 +76,12 @@ impl Syncer {
 
     /// Sequence number of the newest record that is with the kernel.
     pub(super) fn newest(&self) -> u64 {
-        self.tail.lock().appended
+        self.tail.lock().appended.seq
+    }
+
+    pub(super) fn ends(&self) -> JournalEnds {
+        let tail = self.tail.lock();
+        JournalEnds { synced: tail.synced, appended: tail.appended }
     }
 
     pub(super) fn rounds(&self) -> u64 {
@@ -83,10 +91,20 @@ impl Syncer {
     /// Returns when records up to `seq` survive a power cut. Whoever finds no round under way
     /// leads one for all; the others wait for its end, and for the next if theirs came too late.
     pub(super) fn sync_to(&self, seq: u64, dir: &Path) -> Result<(), LocalError> {
+        self.sync_until(dir, |synced| synced.seq >= seq)
+    }
+
+    /// As [`Syncer::sync_to`] for the records before `at`, and for the segment that it is in, also
+    /// where none of them is.
+    pub(super) fn sync_with_segment(&self, at: Position, dir: &Path) -> Result<(), LocalError> {
+        self.sync_until(dir, |synced| synced.seq >= at.seq && synced.segment >= at.segment)
+    }
+
+    fn sync_until(&self, dir: &Path, done: impl Fn(&Position) -> bool) -> Result<(), LocalError> {
         let mut tail = self.tail.lock();
         loop {
             tail.check()?;
-            if tail.synced >= seq {
+            if done(&tail.synced) {
                 return Ok(());
             }
             if tail.syncing {
