@@ -16,8 +16,8 @@ use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 
 use crate::format::{
-    CHUNK_LEN_MAX, FRAME_HEADER_LEN, FormatError, FrameKind, PACK_ENTRY_LEN, PackBuilder,
-    PackIndexEntry, PackKind, PackSlot, encode_frame_at,
+    CHUNK_LEN_MAX, FRAME_HEADER_LEN, FormatError, FrameKind, PackBuilder, PackIndexEntry, PackKind,
+    PackSlot, encode_frame_at,
 };
 use crate::remote::{Durable, RemoteError};
 use crate::types::{ChunkId, PackId};
@@ -40,15 +40,6 @@ pub(super) struct PackLimits {
     pub(super) waiting_bytes_max: u64,
     /// For chunks.
     pub(super) zstd_level: i32,
-}
-
-impl PackLimits {
-    /// An empty pack with room for all that it may come to: the frame that fills it goes over the
-    /// target.
-    fn new_pack(&self) -> PackBuilder {
-        let room = self.target_bytes + FRAME_HEADER_LEN + CHUNK_LEN_MAX + PACK_ENTRY_LEN;
-        PackBuilder::with_capacity(PackKind::Data, room)
-    }
 }
 
 /// Packs under way to the store, shared by the threads that add chunks and those that upload.
@@ -118,7 +109,6 @@ pub(super) struct Failure {
 #[derive(Debug)]
 pub(super) struct State {
     open: PackBuilder,
-    limits: PackLimits,
     open_bytes: u64,
     /// Being compressed by some thread.
     claimed: HashSet<ChunkId>,
@@ -147,8 +137,7 @@ pub(super) struct State {
 impl DataPacks {
     pub(super) fn new(below: Below, limits: PackLimits) -> DataPacks {
         let state = State {
-            open: limits.new_pack(),
-            limits,
+            open: PackBuilder::new(PackKind::Data),
             open_bytes: 0,
             claimed: HashSet::new(),
             pending: HashMap::new(),
@@ -362,7 +351,7 @@ impl State {
         if self.open.is_empty() {
             return None;
         }
-        let builder = std::mem::replace(&mut self.open, self.limits.new_pack());
+        let builder = std::mem::replace(&mut self.open, PackBuilder::new(PackKind::Data));
         let frame_bytes = std::mem::take(&mut self.open_bytes);
         let number = self.next_number;
         self.next_number += 1;

@@ -23,13 +23,6 @@ const PROVISIONAL: &[u8; 24] = b"dormouse pack still open";
 /// Uploads of one writer at once; with the open pack, what a seal holds in memory.
 const UPLOADS_AT_ONCE: usize = 3;
 
-/// Room for the node that goes over a pack's target; a longer one makes the pack grow.
-const LAST_NODE_BYTES: usize = 256 * 1024;
-
-fn new_pack(target_bytes: usize) -> PackBuilder {
-    PackBuilder::with_capacity(PackKind::Tree, target_bytes + LAST_NODE_BYTES)
-}
-
 /// Writes the nodes of one seal. Nothing that it wrote may be referred to before
 /// [`PackWriter::finish`]; dropping it before leaves packs in the store that nobody names.
 #[derive(Debug)]
@@ -48,7 +41,7 @@ impl PackWriter {
         PackWriter {
             fetcher,
             target_bytes,
-            open: new_pack(target_bytes),
+            open: PackBuilder::new(PackKind::Tree),
             closed: Vec::new(),
             uploading: VecDeque::new(),
             stored: Vec::new(),
@@ -110,7 +103,7 @@ impl PackWriter {
         if self.uploading.len() >= UPLOADS_AT_ONCE {
             self.wait_for_oldest()?;
         }
-        let builder = std::mem::replace(&mut self.open, new_pack(self.target_bytes));
+        let builder = std::mem::replace(&mut self.open, PackBuilder::new(PackKind::Tree));
         let (id, bytes) = builder.finish();
         let info = PackInfo { id, len: bytes.len() as u64 };
         let ticket = self.below().remote.submit_put(&pack_key(&id), bytes, PutMode::Any);

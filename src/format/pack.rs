@@ -104,14 +104,7 @@ impl PackBuilder {
     /// An empty pack.
     #[must_use]
     pub fn new(kind: PackKind) -> PackBuilder {
-        PackBuilder::with_capacity(kind, 0)
-    }
-
-    /// An empty pack with room for so many bytes of frames and index: one that grows into it is
-    /// never copied, and takes no memory before.
-    #[must_use]
-    pub fn with_capacity(kind: PackKind, bytes: usize) -> PackBuilder {
-        let mut bytes = Writer::with_capacity(bytes);
+        let mut bytes = Writer::default();
         bytes.bytes(MAGIC).u16(VERSION).u8(kind as u8).u8(0);
         PackBuilder { kind, bytes: bytes.finish(), entries: Vec::new() }
     }
