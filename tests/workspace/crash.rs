@@ -65,22 +65,26 @@ impl Machine {
 
     /// Whatever a kill leaves in the store is sound.
     fn verify(&self, dir: &Path, point: &str) {
-        let options = VerifyOptions {
-            workspace: None,
-            snapshot: None,
-            depth: Depth::Full,
-            jobs: 1,
-            paths_max: 10,
-            scratch: dir.to_owned(),
-        };
-        let store = Store::open(Arc::clone(&self.remote)).unwrap();
-        let report = store.verify(&options, &mut |_| ControlFlow::Continue(())).unwrap();
-        assert!(report.sound, "{point}: {:?}", report.problems);
+        assert_sound(&Store::open(Arc::clone(&self.remote)).unwrap(), dir, point);
     }
 
     fn files(&self, workspace: &Workspace) -> Files {
         Files { fs: workspace.fs(), clock: Arc::clone(&self.clock) }
     }
+}
+
+/// Nothing in the store is damaged.
+pub fn assert_sound(store: &Store, scratch: &Path, when: &str) {
+    let options = VerifyOptions {
+        workspace: None,
+        snapshot: None,
+        depth: Depth::Full,
+        jobs: 1,
+        paths_max: 10,
+        scratch: scratch.to_owned(),
+    };
+    let report = store.verify(&options, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(report.sound, "{when}: {:?}", report.problems);
 }
 
 /// What a run of the victim does: each round leaves a file that names it, and rewrites others.

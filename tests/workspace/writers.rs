@@ -4,15 +4,15 @@
 //! at the end every snapshot that was acknowledged is there, whole.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dormouse::fs::{At, FsError};
 use dormouse::types::{Clock, Ino, ManualClock};
-use dormouse::workspace::{Depth, Receipt, Store, VerifyOptions, Workspace, WorkspaceError};
+use dormouse::workspace::{Receipt, Store, Workspace, WorkspaceError};
 use proptest::prelude::*;
 
+use crate::crash::assert_sound;
 use crate::world::{Files, World, checkpoint, hibernate, name, noise};
 
 const MACHINES: [&str; 3] = ["a", "b", "c"];
@@ -310,16 +310,7 @@ impl History {
             let last = self.world.try_resume(&options).unwrap();
             assert!(read(&self.world.files(&last)) == self.head.tree);
         }
-        let options = VerifyOptions {
-            workspace: None,
-            snapshot: None,
-            depth: Depth::Full,
-            jobs: 1,
-            paths_max: 10,
-            scratch: self.world.dirs.path().to_owned(),
-        };
-        let report = store.verify(&options, &mut |_| ControlFlow::Continue(())).unwrap();
-        assert!(report.sound, "{:?}", report.problems);
+        assert_sound(&store, self.world.dirs.path(), "at the end");
         self.fenced
     }
 }
