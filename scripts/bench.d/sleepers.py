@@ -1,5 +1,7 @@
 """What can sleep: put everything into S3 and go, and come back on an empty machine."""
 
+import time
+
 from common import drop_caches, remove, run, shell, sync
 from contenders import Contender, Dormouse
 from s3 import BUCKET, Rclone
@@ -89,9 +91,22 @@ class SleepyPeer:
         self.peer.stop()
 
 
+def commit_something(repository):
+    """As somebody who worked: right after a clone git would take the files of its last second for
+    perhaps changed, and read them again at each status until something is committed."""
+    time.sleep(1.1)
+    with open(repository / "notes.txt", "w") as out:
+        out.write("what was found out\n")
+    run("git", "-C", repository, "add", "notes.txt")
+    run("git", "-C", repository, "-c", "user.name=bench", "-c", "user.email=bench@localhost",
+        "commit", "-q", "-m", "notes")
+
+
 def fill(path, material, work, big_mib, timeout):
     """The workspace that sleeps: a repository, a program that was built, one large file."""
-    run("git", "clone", "-q", f"file://{material.repository}", path / "repository", timeout=timeout)
+    repository = path / "repository"
+    run("git", "clone", "-q", f"file://{material.repository}", repository, timeout=timeout)
+    commit_something(repository)
     run("cp", "-r", material.crate, path / "crate", timeout=timeout)
     run("cargo", "check", "--frozen", "--quiet", cwd=path / "crate", timeout=timeout)
     work(path, "sequential-write", "big.bin", big_mib)

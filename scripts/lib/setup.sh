@@ -1,7 +1,10 @@
 # shellcheck shell=bash
 # Sourced by the other scripts: packages, toolchain, build. Safe to run again and again.
 
-say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
+# In CI each step says when it began, in seconds: that is where its minutes go.
+: "${DORMOUSE_BEGAN:=$(date +%s)}"
+export DORMOUSE_BEGAN
+say() { printf '\033[1m%s%s\033[0m\n' "${CI:+[$(($(date +%s) - DORMOUSE_BEGAN)) s] }" "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 # need_packages PACKAGE...: installs those that are missing.
