@@ -34,7 +34,7 @@ const SWEEP_FOUND_MAX: usize = 4096;
 /// read, and how many more for each that was. A program that does other work than last time
 /// does not get it into its way.
 const HOT_UNPROVEN_BYTES_MAX: u64 = 4 << 20;
-const HOT_GROWTH: u64 = 4;
+const HOT_GROWTH: u64 = 2;
 
 /// Chunks and their places.
 pub(super) type ChunkList = Vec<(ChunkId, PackSlot)>;
@@ -287,9 +287,9 @@ mod tests {
         assert_eq!(begun(&mut queue, BETWEEN), 4, "unproven");
         assert_eq!(begun(&mut queue, BESIDE), 0);
         let used = |hot_used_bytes| Moment { hot_used_bytes, ..BESIDE };
-        assert_eq!(begun(&mut queue, used(MIB)), 4, "four for each that was read");
-        assert_eq!(begun(&mut queue, used(3 * MIB)), 8);
-        assert_eq!(begun(&mut queue, QUIET), 24, "all");
+        assert_eq!(begun(&mut queue, used(MIB)), 2, "two for each that was read");
+        assert_eq!(begun(&mut queue, used(3 * MIB)), 4);
+        assert_eq!(begun(&mut queue, QUIET), 30, "all");
     }
 
     #[test]
