@@ -233,14 +233,16 @@ class Asleep:
             return
         self.away(sleeper)
         sleeper.wake()
-        target = sleeper.path / "crate" / "target"
+        # Beside the one that the next round's work needs.
+        target = sleeper.path / "crate" / "built"
+        build_command = "cargo build --frozen --quiet --target-dir built"
 
         def build():
-            run("cargo", "build", "--frozen", "--quiet", cwd=sleeper.path / "crate")
+            shell(build_command, cwd=sleeper.path / "crate")
 
         def build_beside_checkpoint():
             # Begun when there is something to seal, and waited for: it is part of the cost.
-            shell("cargo build --frozen --quiet & build=$!; sleep 1.5; "
+            shell(f"{build_command} & build=$!; sleep 1.5; "
                   f"'{sleeper.binary}' checkpoint '{sleeper.path}' & wait $!; wait $build",
                   cwd=sleeper.path / "crate", env=sleeper.env)
         pair = [("build-alone", build), ("build-checkpoint", build_beside_checkpoint)]
@@ -252,4 +254,5 @@ class Asleep:
             # What deleting and building left to do in the background is not the next build's.
             sleeper.command("checkpoint", sleeper.path)
             self.measure(phase, sleeper, timed)
+        run("rm", "-rf", target)
         sleeper.sleep()
