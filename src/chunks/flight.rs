@@ -110,18 +110,18 @@ impl Flights {
 }
 
 impl Lead {
-    /// Hands the result to all who wait. The flight stays on the table until this is dropped, so
-    /// that who comes now is served too: drop it when the bytes can be found elsewhere.
+    /// Hands the result to all who wait. A flight that brought bytes stays on the table until this
+    /// is dropped, so that who comes now is served too: drop it when they can be found elsewhere.
+    /// One that failed leaves it at once: who has more time must not find it again and again.
     pub(super) fn land(&self, landing: Landing) {
+        if !matches!(landing, Landing::Bytes(_)) {
+            self.leave();
+        }
         *self.flight.landing.lock() = Some(landing);
         self.flight.landed.notify_all();
     }
-}
 
-impl Drop for Lead {
-    fn drop(&mut self) {
-        self.flight.landing.lock().get_or_insert(Landing::Abandoned);
-        self.flight.landed.notify_all();
+    fn leave(&self) {
         let mut table = self.flights.table.lock();
         if let Some(flights) = table.get_mut(&self.flight.pack) {
             flights.retain(|flight| !Arc::ptr_eq(flight, &self.flight));
@@ -129,6 +129,14 @@ impl Drop for Lead {
                 table.remove(&self.flight.pack);
             }
         }
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.flight.landing.lock().get_or_insert(Landing::Abandoned);
+        self.flight.landed.notify_all();
+        self.leave();
     }
 }
 
@@ -189,6 +197,20 @@ mod tests {
             drop(lead);
             assert!(matches!(waiter.join().unwrap(), Some(Landing::Abandoned)));
         });
+    }
+
+    /// One who had more time than the flight found it on the table again at once, until its leader
+    /// had stored what its other flights had brought.
+    #[test]
+    fn a_flight_that_brought_nothing_is_joined_by_nobody() {
+        let flights = Arc::new(Flights::default());
+        let need = [(0, (PACK, 0..1))];
+        let lead = flights.depart(&need, forever(), |list| window(0..9, list)).led.remove(0);
+        lead.land(Landing::Abandoned);
+        let next = flights.depart(&need, forever(), |list| window(0..9, list));
+        assert_eq!((next.joined.len(), next.led.len()), (0, 1));
+        drop(lead);
+        assert_eq!(flights.depart(&need, forever(), |_| Vec::new()).joined.len(), 1);
     }
 
     #[test]

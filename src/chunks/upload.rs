@@ -128,16 +128,19 @@ impl DataPacks {
             // Kept in memory all the same; forgetting it costs an upload.
             tracing::warn!(%error, "could not note where uploaded chunks are");
         }
-        let counters = &self.below.counters;
-        counters.data_packs_stored.add(1);
-        counters.data_pack_bytes_stored.add(stored.size());
         self.below.hot.note_written(slots.clone());
+        let size = stored.size();
         let mut state = self.state.lock();
         for (id, slot) in slots {
             state.recent.put(id, slot);
             state.pending.remove(&id);
         }
         state.stored.push(Durable::new(pack.id, stored));
+        drop(state);
+        // Who sees the count finds the places.
+        let counters = &self.below.counters;
+        counters.data_packs_stored.add(1);
+        counters.data_pack_bytes_stored.add(size);
     }
 }
 

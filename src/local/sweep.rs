@@ -42,6 +42,9 @@ pub(super) fn sweep(overlay: &Overlay, pins: &Pins, roll_bytes: u64) -> Result<S
         Ok(ControlFlow::Continue(()))
     })?;
     overlay.applier.wait_for(view.upto.seq)?;
+    // The segment written to must be found again before those before it go; where nothing was left
+    // to apply, nobody has synced its name yet.
+    overlay.journal.sync_with_segment(view.upto)?;
     drop(view);
     for number in candidates {
         if !referred.contains(&number) {

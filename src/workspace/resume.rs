@@ -80,7 +80,7 @@ pub fn resume(
     if options.local.connection.is_some() {
         let local = Local::open(&options.local_dir, &options.local, Arc::clone(&clock))?;
         if let Some(known) = KnownHead::load(&local)?
-            && (known.head.lease.is_some() || !options.writable())
+            && is_of_last_mount(&known, &local, options)?
         {
             return take_over(known, (remote, clock, options), Arc::new(local));
         }
@@ -106,6 +106,20 @@ pub fn resume(
     let state = own_state(&local, &format, options)?;
     let begin = Begin { remote, clock, options, local, format, state };
     if options.writable() { begin.for_writing(found) } else { begin.read_only(found) }
+}
+
+/// Whether the mount before kept this head: it was not given back, and no later mount took the
+/// lease without a note of it.
+fn is_of_last_mount(
+    known: &KnownHead,
+    local: &Local,
+    options: &ResumeOptions,
+) -> Result<bool, WorkspaceError> {
+    if !options.writable() {
+        return Ok(true);
+    }
+    let epoch = LocalState::load(local)?.map(|state| state.epoch);
+    Ok(known.head.lease.is_some() && epoch == Some(known.head.epoch))
 }
 
 /// Goes on as the daemon before, without a request.

@@ -117,9 +117,10 @@ impl Active {
         for file in dirty {
             self.progress.check()?;
             let whole = (file.ino, u64::MAX);
-            self.settle_file(settling, whole, &mut pace, fetch)?;
             let seen = Seen { last_write: file.last_write, cut_at: now };
+            // Before: if its drafts are forgotten meanwhile, it is cut again.
             settling.seen.insert(file.ino, seen);
+            self.settle_file(settling, whole, &mut pace, fetch)?;
         }
         self.tally.lock().seals.files_settled += cut;
         self.exchange_stored(settling, fetch)?;
@@ -189,6 +190,10 @@ impl Active {
             self.bound_drafts(settling, fetch)?;
             if let Some(draft) = self.settle_piece(&settling.drafts, (ino, from), fetch)? {
                 cut += draft.staged_bytes;
+                if draft.region(from, |id| self.chunks.slot_of(id)).is_some() {
+                    // All of it was there before: no pack will tell.
+                    settling.packs_seen = u64::MAX;
+                }
                 settling.drafts.insert((ino, from), draft);
             }
             if cut >= bytes_max {
@@ -316,8 +321,7 @@ impl Active {
     /// Exchanges the extents of pieces whose chunks are stored by now.
     fn exchange_stored(&self, settling: &mut Settling, fetch: Fetch) -> Result<(), WorkspaceError> {
         let stored = self.chunks.stats().data_packs_stored;
-        // Chunks that were there before need no pack: look at those at once, too.
-        if settling.drafts.is_empty() || stored == settling.packs_seen && stored != 0 {
+        if settling.drafts.is_empty() || stored == settling.packs_seen {
             return Ok(());
         }
         settling.packs_seen = stored;

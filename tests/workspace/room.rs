@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dormouse::chunks::Fetch;
-use dormouse::fs::{Caller, FsError};
+use dormouse::fs::{At, Caller, FsError};
 use dormouse::remote::{Fault, Op, When};
 use dormouse::types::Ino;
 use dormouse::workspace::{ResumeOptions, Workspace};
@@ -105,6 +105,27 @@ fn without_the_store_a_writer_is_refused_loses_nothing_and_goes_on_afterwards() 
     for (number, found) in read.chunks(MIB as usize).enumerate() {
         assert!(found == part(number as u64), "part {number}");
     }
+}
+
+/// Names and attributes alone can fill the budget, and only a seal makes that room again. What a
+/// seal notes of itself was refused as well: every checkpoint uploaded everything and failed.
+#[test]
+fn a_budget_full_of_names_is_sealed_when_the_store_is_back() {
+    let world = World::new();
+    let mut options = without_threads(&world, "a");
+    options.local.cache_bytes_max = 2 * MIB;
+    let workspace = world.try_resume(&options).unwrap();
+    let files = world.files(&workspace);
+    let caller = Caller::root(Fetch::Within(Duration::from_millis(100)));
+    let made = (0..100_000).take_while(|number| {
+        let at = At { directory: Ino::ROOT, name: &name(&format!("file-{number}")) };
+        files.fs.create(&caller, at, 0o640, false).is_ok()
+    });
+    let made = made.count();
+    assert!((1_000..100_000).contains(&made), "{made}");
+    checkpoint(&workspace).unwrap();
+    let workspace = world.move_to(workspace, "b");
+    assert_eq!(world.files(&workspace).list(Ino::ROOT, false).len(), made);
 }
 
 #[test]

@@ -48,6 +48,7 @@ pub(super) fn recover(
             continue;
         }
         if number >= applied.segment {
+            segment.forget_cached()?;
             let found = take_valid(&segment, cache, applied, &mut left.end)?;
             torn = found != Found::Whole;
             if found == Found::Nothing {

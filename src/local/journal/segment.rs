@@ -131,6 +131,15 @@ impl Segment {
         Ok(())
     }
 
+    /// Has the next reads come from the disk. After a sync that failed the kernel keeps pages that
+    /// never reached it, takes them for written, and reports the failure once only.
+    pub(super) fn forget_cached(&self) -> Result<(), LocalError> {
+        use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+        self.file.sync_data().map_err(|error| self.error("sync", error))?;
+        posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+            .map_err(|errno| self.error("forget cached pages of", errno.into()))
+    }
+
     pub(super) fn truncate(&self, len: u64) -> Result<(), LocalError> {
         self.file.set_len(len).map_err(|error| self.error("truncate", error))
     }
