@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 
@@ -270,6 +271,10 @@ class Workspace:
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
                 self.signal(signal.SIGCONT)
+        if sys.exc_info()[0] is None:
+            # While the mount is there: afterwards nothing can hang on it any more.
+            tools.check_no_d_state()
+        if self.pid:
             try:
                 self.command("unmount", "--keep-local", self.path, timeout=60)
                 self.pid = None
@@ -324,8 +329,16 @@ class Every:
         self.thread.start()
         return self
 
-    def __exit__(self, kind, *_):
+    def require_ok(self):
+        """Before its ground is taken away: until now nothing may have gone wrong."""
+        if self.error:
+            raise self.error
+
+    def end(self):
         self.over.set()
         self.thread.join()
-        if self.error and kind is None:
-            raise self.error
+
+    def __exit__(self, kind, *_):
+        self.end()
+        if kind is None:
+            self.require_ok()

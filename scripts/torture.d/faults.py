@@ -366,17 +366,18 @@ class Checkpoint:
 
     def __init__(self, workspace):
         command = [common.BINARIES / "dormouse", "--json", "checkpoint", workspace.path]
-        self.begun, self.told = time.monotonic(), None
+        self.begun, self.told, self.refusal = time.monotonic(), None, ""
         self.child = subprocess.Popen(command, env=common.ENVIRONMENT | workspace.environment(),
-                                      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def receipt(self):
         """Waits for its end; what was acknowledged, or none."""
         if self.told is None:
             try:
-                text = self.child.communicate(timeout=DRAIN_SECS_MAX)[0]
+                text, wrong = self.child.communicate(timeout=DRAIN_SECS_MAX)
             except subprocess.TimeoutExpired:
                 self.child.kill()
                 raise Failed("a checkpoint does not end") from None
             self.told = json.loads(text) if self.child.returncode == 0 else {}
+            self.refusal = wrong.decode(errors="replace")[-300:]
         return self.told

@@ -116,27 +116,47 @@ class Load:
 
     def check(self, what, safe_until, path=None):
         """Each writer's directory must be a prefix of its history that has at least what was done
-        by a time (infinity: everything that had returned). Returns the operations that are
-        missing at the end, of all writers."""
-        missing, checked = 0, 0
-        for number, (times, _) in enumerate(self.read_logs()):
-            least = sum(1 for time in times[1:] if time <= safe_until)
-            # One call may have been carried out without its return having been noted.
-            most = len(times)
-            folder = self.folders[number]
-            if path:
-                folder = path / os.path.relpath(folder, self.workspace.path)
-            found = picture_of(folder) if folder.is_dir() else {}
-            prefix, wrong = find_prefix(self.seeds[number], found, least, most)
-            if prefix is None:
-                raise Failed(f"{what}: {folder} is no state between operation {least} (safe) and "
-                             f"{most} of seed {self.seeds[number]}; against {least}:\n{told(wrong)}")
-            missing += max(0, most - 1 - prefix)
-            checked += prefix
+        by a time (infinity: everything that had returned), and all of them together a prefix of
+        the one order that there is. Returns the operations that are missing at the end, of all
+        writers."""
+        self.prefixes = self.find_prefixes(what, safe_until, path)
         if not self.was_checked:
-            self.bed.count(checked)
+            self.bed.count(sum(self.prefixes))
         self.was_checked = True
-        return missing
+        return sum(max(0, len(times) - 1 - prefix)
+                   for (times, _), prefix in zip(self.read_logs(), self.prefixes))
+
+    def find_prefixes(self, what, safe_until, path):
+        """The shortest that fit. Whatever had returned before the last operation of any of them
+        was begun is in the one order before that operation, so it must be there; a longer prefix
+        may demand more of the others, and so on."""
+        logs, why = self.read_logs(), "safe"
+        folders = [path / os.path.relpath(folder, self.workspace.path) if path else folder
+                   for folder in self.folders]
+        found = [picture_of(folder) if folder.is_dir() else {} for folder in folders]
+        least = [sum(1 for time in times[1:] if time <= safe_until) for times, _ in logs]
+        prefixes = [-1] * len(logs)
+        while True:
+            for number, (times, _) in enumerate(logs):
+                if prefixes[number] >= least[number]:
+                    continue
+                # One call may have been carried out without its return having been noted.
+                most = len(times)
+                prefix, wrong = find_prefix(self.seeds[number], found[number], least[number], most)
+                if prefix is None:
+                    raise Failed(f"{what}: {folders[number]} is no state between operation "
+                                 f"{least[number]} ({why}) and {most} of seed "
+                                 f"{self.seeds[number]}; against {least[number]}:\n{told(wrong)}")
+                prefixes[number] = prefix
+            # The last operation that is there was begun after the one before it had returned.
+            begun = max(times[prefix - 1] if prefix else 0.0
+                        for (times, _), prefix in zip(logs, prefixes))
+            # Two times may be the same by rounding: then nothing is known.
+            least = [max(old, sum(1 for time in times[1:] if time < begun))
+                     for old, (times, _) in zip(least, logs)]
+            if all(prefix >= wanted for prefix, wanted in zip(prefixes, least)):
+                return prefixes
+            why = "before what another writer has there"
 
 
 def told(wrong):

@@ -68,6 +68,14 @@ def check_no_d_state():
         time.sleep(0.1)
 
 
+def left_over(patience_secs):
+    """What is still there of our processes after a while."""
+    end = time.monotonic() + patience_secs
+    while (left := processes()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return [f"{pid} {name_of(pid)}" for pid in left]
+
+
 def kill(pid, patience_secs=30):
     """Ends a process, also one that is not our child, and waits until it is gone."""
     try:
@@ -108,7 +116,7 @@ def abort(mountpoint):
 
 
 def clean(folder):
-    """Takes away every process of ours and every mount in a folder; tells how many processes."""
+    """Takes away every process of ours and every mount in a folder."""
     left = processes()
     for _, minor, is_fuse in mounts_below(folder):
         if is_fuse:
@@ -122,7 +130,6 @@ def clean(folder):
             # One that was left frozen would keep even its unmount waiting.
             common.run("fsfreeze", "-u", path, ok=(0, 1), timeout=30)
         common.run("umount", "-l", path, ok=(0, 1, 32), timeout=120)
-    return len(left)
 
 
 def shim():
