@@ -3,10 +3,12 @@ call that waits longer than its deadline, and when it is over everything drains 
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import common
 import s3
@@ -31,6 +33,13 @@ DRAIN_SECS_MAX = 90
 
 #: Lines of the log per second and in any case that are no flood.
 LOG_LINES_MAX = (12, 60)
+
+#: Until somebody meets what goes wrong: a scene may be over before much was asked of the store.
+MET_SECS_MAX = 30
+
+#: Rounds of a full run; in one of them the store is away for minutes.
+ROUNDS = 60
+OUTAGE_SECS = 150
 
 FLAGS = ("--checkpoint-interval", "1s")
 FILES = [f"{kind}/{number}" for kind in ("warm", "cold") for number in range(24)]
@@ -136,21 +145,22 @@ class Store:
 
 def rounds(bed):
     figures = {"read": 0, "EIO": 0, "tried again": 0, "faults": 0, "acknowledged": 0, "drain": 0.0}
-    seen = set()
+    seen = Counter()
     with Store(bed) as store:
-        for _ in bed.rounds(2, 60):
+        for _ in bed.rounds(2, ROUNDS):
             one = Round(bed, store)
             try:
                 one.go()
             finally:
                 store.line.faults([])
                 one.workspace.stop()
-            seen |= set(one.scenes)
+            seen.update(one.met)
             for name, number in one.figures.items():
                 keep = max if name == "drain" else lambda old, new: old + new
                 figures[name] = keep(figures[name], number)
             remove(one.folder)
-    bed.note(f"{len(seen)} kinds of fault, {figures['faults']} met; {figures['read']} reads, "
+    common.say(f"  met: {', '.join(f'{name} {count}' for name, count in sorted(seen.items()))}")
+    bed.note(f"{len(seen)} kinds of fault, each met; {figures['faults']} in all; {figures['read']} reads, "
              f"{figures['EIO']} of them EIO; {figures['tried again']} writes tried again; "
              f"{figures['acknowledged']} checkpoints acknowledged meanwhile; drained within "
              f"{figures['drain']:.0f} s")
@@ -170,9 +180,15 @@ class Round:
         self.figures = {name: 0 for name in ("read", "EIO", "tried again", "faults",
                                              "acknowledged", "drain")}
         self.acknowledged, self.secs = [], 0.0
+        #: By scene, how many requests (or names) met what went wrong.
+        self.met = Counter()
+        #: One of the seeds of a full run is away for minutes.
+        self.is_long = not bed.quick and bed.seed % ROUNDS == 0
+        if self.is_long:
+            self.scenes[0], self.is_lost = "away", False
 
     def choose(self):
-        """Neighbouring seeds have other scenes, so that a few rounds meet all."""
+        """Neighbouring seeds have other scenes, so that a few rounds choose all."""
         count = self.bed.size(3, 4)
         names = list(SCENES)
         first = self.bed.seed * count
@@ -212,14 +228,22 @@ class Round:
             if file.startswith("warm"):
                 (self.workspace.path / file).read_bytes()
         Workspace.drop_pages()
+        beside = Beside(self) if name == "stale" else None
         self.store.line.faults(SCENES[name](self.chance), self.bed.seed, away=name == "away")
+        before = self.acted(name) if name in ("away", "names") else 0
         self.workspace.shim(names_fail=name == "names")
         readers = [Reader(self, number) for number in range(2)]
         asked = Checkpoint(self.workspace)
         time.sleep(self.chance.uniform(*self.bed.size((1, 2), (1.5, 8))))
+        if name == "away" and self.is_long:
+            time.sleep(OUTAGE_SECS)
+        if beside:
+            beside.go()
+        met = self.wait_until_met(name, before)
         for reader in readers:
             reader.stop()
-        self.figures["faults"] += sum(rule["met"] for rule in self.store.line.seen())
+        self.met[name] += met
+        self.figures["faults"] += met
         last = name == self.scenes[-1]
         if self.is_lost and last:
             self.acknowledged.append(asked)
@@ -230,6 +254,26 @@ class Round:
         for child in load.children:
             if child.poll() is not None:
                 load.wait()
+
+    def acted(self, name):
+        """How often what goes wrong in this scene has met somebody."""
+        if name == "away":
+            # Nobody listens who could count: what the daemon asks for meanwhile.
+            asked = self.workspace.status()["store"]
+            return sum(asked[kind] for kind in ("gets", "puts", "stats"))
+        if name == "names":
+            return self.workspace.shim_acted()[0]
+        return sum(rule["met"] for rule in self.store.line.seen())
+
+    def wait_until_met(self, name, before):
+        """A scene that nobody met tests nothing: it goes on, and more is asked of the store."""
+        end = time.monotonic() + MET_SECS_MAX
+        while not (met := self.acted(name) - before):
+            if time.monotonic() > end:
+                raise Failed(f"{name}: nothing met it within {MET_SECS_MAX} s")
+            self.workspace.evict()
+            time.sleep(0.5)
+        return met
 
     def settle_checkpoints(self):
         """What has been acknowledged; the commands end by themselves in time."""
@@ -255,6 +299,9 @@ class Round:
         """All that returned is there, here and, when it has drained by itself, elsewhere."""
         begun = time.monotonic()
         self.read_all()
+        # What was refused goes through now.
+        load.wait_for_progress(DRAIN_SECS_MAX)
+        self.expect_room(load)
         load.kill()
         load.wait()
 
@@ -304,6 +351,12 @@ class Round:
                     raise
                 time.sleep(0.2)
 
+    def expect_room(self, load):
+        """Only writers over a cap are told that there is no room."""
+        refused = load.refused()
+        if not self.has_cap and (full := refused["ENOSPC"] + refused["EDQUOT"]):
+            raise Failed(f"without a cap {full} writes were told that there is no room: {refused}")
+
     def expect_listed(self):
         done = self.settle_checkpoints()
         known = {each["id"] for each in self.workspace.asked("snapshots", "w")["snapshots"]}
@@ -333,6 +386,72 @@ class Round:
         if len(eio) > 8 * refused + LOG_LINES_MAX[1] or others > most:
             raise Failed(f"a flood in the log: {len(eio)} lines of EIO for {refused} calls, "
                          f"{others} other warnings; the last are\n" + "\n".join(told[-12:]))
+
+
+class Beside:
+    """Another workspace on the same store, hibernated and taken over at once while its reads are behind
+    its writes."""
+
+    def __init__(self, one):
+        self.one, self.line = one, one.store.line
+        name = f"s{one.bed.seed}"
+        env = one.store.environment(name)
+        self.machines = [Workspace(one.bed, one.folder / f"{name}-{letter}", env=env)
+                         for letter in "ab"]
+        # On a sound line: its probe of the conditions is a race that one must be told to win.
+        self.machines[0].command("init")
+
+    def go(self):
+        try:
+            for hop in (self.hibernated, self.taken_over):
+                before = self.met()
+                hop()
+                if self.met() == before:
+                    raise Failed(f"{hop.__name__}: no read was behind a write, nothing was tested")
+        finally:
+            for one in self.machines:
+                one.stop()
+                remove(one.folder)
+
+    def met(self):
+        return sum(rule["met"] for rule in self.line.seen())
+
+    def write(self, workspace, number):
+        workspace.mount("--checkpoint-interval", "0")
+        self.add(workspace, number)
+
+    @staticmethod
+    def add(workspace, number):
+        (workspace.path / f"file-{number}").write_bytes(content(number, "beside"))
+
+    @staticmethod
+    def check(workspace, count):
+        names = sorted(os.listdir(workspace.path))
+        if names != [f"file-{number}" for number in range(count)]:
+            raise Failed(f"on a store whose reads are late: {names} of {count} files")
+        for number in range(count):
+            if (workspace.path / f"file-{number}").read_bytes() != content(number, "beside"):
+                raise Failed(f"on a store whose reads are late: file-{number} is wrong")
+
+    def hibernated(self):
+        """Sealed on one machine, and mounted on another at once."""
+        first, second = self.machines
+        self.write(first, 0)
+        first.checkpoint()
+        self.add(first, 1)
+        first.hibernate()
+        second.mount("--checkpoint-interval", "0")
+        self.check(second, 2)
+
+    def taken_over(self):
+        """The other dies right after a checkpoint, and the first one takes its place at once."""
+        first, second = self.machines
+        self.add(second, 2)
+        second.checkpoint()
+        second.kill()
+        first.mount("--checkpoint-interval", "0", "--steal")
+        self.check(first, 3)
+        first.hibernate()
 
 
 class Reader:

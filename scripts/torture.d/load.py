@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import common
@@ -108,6 +109,20 @@ class Load:
         """Calls that were tried again, by error."""
         lines = [line for log in self.logs if log.exists() for line in log.read_text().splitlines()]
         return Counter(line.split()[3] for line in lines if line.startswith("again "))
+
+    def wait_for_progress(self, seconds_max):
+        """Each writer must have carried out a call from now on, and soon."""
+        now, end = time.monotonic(), time.monotonic() + seconds_max
+        while True:
+            self.require_alive()
+            idle = [number for number, (times, _) in enumerate(self.read_logs())
+                    if times[-1] < now]
+            if not idle:
+                return
+            if time.monotonic() > end:
+                raise Failed(f"writers {idle} have done nothing for {seconds_max} s: "
+                             f"{[self.logs[number].read_text().splitlines()[-1:] for number in idle]}")
+            time.sleep(0.2)
 
     def newest_fsync(self):
         """When the newest acknowledged fsync was begun: everything that any writer had done by

@@ -51,6 +51,16 @@ def state_of(pid):
     return None
 
 
+def parent_of(pid):
+    with contextlib.suppress(OSError):
+        return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return None
+
+
+def children_of(pid):
+    return [child for child in processes() if parent_of(child) == pid]
+
+
 def name_of(pid):
     with contextlib.suppress(OSError):
         words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
