@@ -1,6 +1,7 @@
 """A store that misbehaves, behind the proxy of examples/s3_proxy: no wrong byte, no lost write, no
 call that waits longer than its deadline, and when it is over everything drains by itself."""
 
+import errno
 import json
 import math
 import os
@@ -33,6 +34,9 @@ DRAIN_SECS_MAX = 90
 
 #: Lines of the log per second and in any case that are no flood.
 LOG_LINES_MAX = (12, 60)
+
+#: What an object that can't be read yet looks like: it is refused or not answered, and never wrong.
+LATE = {"damaged", "unreachable", "lease-held", "EIO"}
 
 #: Until somebody meets what goes wrong: a scene may be over before much was asked of the store.
 MET_SECS_MAX = 30
@@ -105,7 +109,7 @@ SCENES = {
     "wrong ETag": always("wrong_etag", per_mille=500),
     "lost answers": always("lost_answer", ["put"], per_mille=600),
     "twice": twice,
-    "stale": always({"stale": {"millis": 800}}, ["get", "head"]),
+    "stale": always({"stale": {"millis": 2500}}, ["get", "head"]),
     "away": always("reset"),
     "names": always("reset", per_mille=300),
     "silent": always("hang"),
@@ -239,9 +243,9 @@ class Round:
             time.sleep(OUTAGE_SECS)
         if beside:
             beside.go()
-        met = self.wait_until_met(name, before)
         for reader in readers:
             reader.stop()
+        met = self.wait_until_met(name, before)
         self.met[name] += met
         self.figures["faults"] += met
         last = name == self.scenes[-1]
@@ -272,7 +276,16 @@ class Round:
             if time.monotonic() > end:
                 raise Failed(f"{name}: nothing met it within {MET_SECS_MAX} s")
             self.workspace.evict()
-            time.sleep(0.5)
+            for file in self.chance.sample(FILES, 4):
+                try:
+                    found = (self.workspace.path / file).read_bytes()
+                except OSError as error:
+                    if error.errno != errno.EIO:
+                        raise
+                    self.figures["EIO"] += 1
+                    continue
+                if found != content(self.bed.seed, file):
+                    raise Failed(f"{name}: {file} has wrong bytes")
         return met
 
     def settle_checkpoints(self):
@@ -393,7 +406,7 @@ class Beside:
     its writes."""
 
     def __init__(self, one):
-        self.one, self.line = one, one.store.line
+        self.line, self.refusals = one.store.line, Counter()
         name = f"s{one.bed.seed}"
         env = one.store.environment(name)
         self.machines = [Workspace(one.bed, one.folder / f"{name}-{letter}", env=env)
@@ -411,47 +424,76 @@ class Beside:
         finally:
             for one in self.machines:
                 one.stop()
-                remove(one.folder)
+        common.say(f"    met {self.met()}; refused meanwhile: {dict(self.refusals) or 'nothing'}")
 
     def met(self):
         return sum(rule["met"] for rule in self.line.seen())
 
-    def write(self, workspace, number):
-        workspace.mount("--checkpoint-interval", "0")
-        self.add(workspace, number)
+    def until(self, what, work):
+        """What is behind looks as if it were missing, and is refused so; a moment later it goes on."""
+        end = time.monotonic() + DRAIN_SECS_MAX
+        while isinstance(told := work(), str):
+            self.refusals[f"{what} {told}"] += 1
+            if told not in LATE:
+                raise Failed(f"on a store whose reads are late: {what} ended with {told}")
+            if time.monotonic() > end:
+                raise Failed(f"on a store whose reads are late: {what} still ends with {told}")
+            time.sleep(0.1)
 
-    @staticmethod
-    def add(workspace, number):
-        (workspace.path / f"file-{number}").write_bytes(content(number, "beside"))
+    def mount(self, workspace, *flags):
+        self.until("mount", lambda: workspace.try_mount("--checkpoint-interval", "0", *flags))
 
-    @staticmethod
-    def check(workspace, count):
-        names = sorted(os.listdir(workspace.path))
+    def seal(self, workspace, command):
+        self.until(command, lambda: workspace.tried(command, workspace.path))
+        if command == "hibernate":
+            workspace.pid = None
+
+    def call(self, work):
+        """What `work` gives; a call on something that is behind may meet EIO for a moment."""
+        found = []
+
+        def once():
+            try:
+                found.append(work())
+            except OSError as error:
+                return errno.errorcode[error.errno]
+            return None
+        self.until("call", once)
+        return found[0]
+
+    def add(self, workspace, number):
+        path = workspace.path / f"file-{number}"
+        self.call(lambda: path.write_bytes(content(number, "beside")))
+
+    def check(self, workspace, count):
+        names = sorted(self.call(lambda: os.listdir(workspace.path)))
         if names != [f"file-{number}" for number in range(count)]:
             raise Failed(f"on a store whose reads are late: {names} of {count} files")
         for number in range(count):
-            if (workspace.path / f"file-{number}").read_bytes() != content(number, "beside"):
+            path = workspace.path / f"file-{number}"
+            if self.call(path.read_bytes) != content(number, "beside"):
                 raise Failed(f"on a store whose reads are late: file-{number} is wrong")
 
     def hibernated(self):
         """Sealed on one machine, and mounted on another at once."""
         first, second = self.machines
-        self.write(first, 0)
-        first.checkpoint()
+        self.mount(first)
+        self.add(first, 0)
+        self.seal(first, "checkpoint")
         self.add(first, 1)
-        first.hibernate()
-        second.mount("--checkpoint-interval", "0")
+        self.seal(first, "hibernate")
+        self.mount(second)
         self.check(second, 2)
 
     def taken_over(self):
         """The other dies right after a checkpoint, and the first one takes its place at once."""
         first, second = self.machines
         self.add(second, 2)
-        second.checkpoint()
+        self.seal(second, "checkpoint")
         second.kill()
-        first.mount("--checkpoint-interval", "0", "--steal")
+        self.mount(first, "--steal")
         self.check(first, 3)
-        first.hibernate()
+        self.seal(first, "hibernate")
 
 
 class Reader:
