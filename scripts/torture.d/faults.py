@@ -183,7 +183,7 @@ class Round:
         self.is_lost = self.chance.random() < 0.3
         self.figures = {name: 0 for name in ("read", "EIO", "tried again", "faults",
                                              "acknowledged", "drain")}
-        self.acknowledged, self.secs = [], 0.0
+        self.acknowledged, self.began = [], time.monotonic()
         #: By scene, how many requests (or names) met what went wrong.
         self.met = Counter()
         #: One of the seeds of a full run is away for minutes.
@@ -202,14 +202,13 @@ class Round:
         self.workspace.start(*FLAGS, *self.cap())
         self.write_known()
         load = Load(self.bed, self.workspace, "load", 2, OPERATION_SECS_MAX).start()
-        began = time.monotonic()
+        self.began = time.monotonic()
         for name in self.scenes:
             self.scene(name, load)
         if self.is_lost:
             self.lose(load)
         else:
             self.drain(load)
-        self.secs = time.monotonic() - began
         self.figures["tried again"] = sum(load.refused().values())
 
     def cap(self):
@@ -395,7 +394,8 @@ class Round:
         if refused and not eio:
             raise Failed(f"{refused} calls were answered with EIO, and the log does not say so")
         # A call may be several requests: the kernel reads ahead.
-        others, most = len(told) - len(eio), LOG_LINES_MAX[1] + LOG_LINES_MAX[0] * self.secs
+        secs = time.monotonic() - self.began
+        others, most = len(told) - len(eio), LOG_LINES_MAX[1] + LOG_LINES_MAX[0] * secs
         if len(eio) > 8 * refused + LOG_LINES_MAX[1] or others > most:
             raise Failed(f"a flood in the log: {len(eio)} lines of EIO for {refused} calls, "
                          f"{others} other warnings; the last are\n" + "\n".join(told[-12:]))

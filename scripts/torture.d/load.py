@@ -9,7 +9,7 @@ from collections import Counter
 import common
 import tools
 from common import Failed
-from history import find_prefix, picture_of
+from history import File, History, find_prefix, picture_of, splice
 
 WRITERS = 3
 
@@ -140,6 +140,28 @@ class Load:
         self.was_checked = True
         return sum(max(0, len(times) - 1 - prefix)
                    for (times, _), prefix in zip(self.read_logs(), self.prefixes))
+
+    def lost(self, now):
+        """Bytes that were to be read and were written by calls that are missing, by the last check,
+        and how long before `now` the first of those calls had returned."""
+        lost, age = 0, 0.0
+        for seed, (times, _), prefix in zip(self.seeds, self.read_logs(), self.prefixes):
+            history, written = History(seed), {}
+            while history.number < len(times) - 1:
+                kind, arguments = history.next()
+                if history.number <= prefix:
+                    continue
+                file = history.entries.get(arguments[0])
+                if kind in ("write", "append"):
+                    _, offset, data = arguments
+                    splice(written.setdefault(file, bytearray()), offset, b"x" * len(data))
+                elif kind == "truncate" and file in written:
+                    del written[file][arguments[1]:]
+            there = {entry for entry in history.entries.values() if isinstance(entry, File)}
+            lost += sum(marks.count(b"x") for file, marks in written.items() if file in there)
+            if prefix < len(times) - 1:
+                age = max(age, now - times[prefix + 1])
+        return lost, age
 
     def find_prefixes(self, what, safe_until, path):
         """The shortest that fit. Whatever had returned before the last operation of any of them
