@@ -53,7 +53,8 @@ pub enum Fault {
     /// The server gets the request twice: again at once, and the second answer is the client's;
     /// or so much later, when the client has the first one's.
     Twice { later_millis: u64 },
-    /// For so long after its PUT an object reads as it was before.
+    /// For so long after its PUT an object reads as it was before. Only a request that such a
+    /// past is there for is met.
     Stale { millis: u64 },
 }
 
@@ -180,7 +181,11 @@ impl Faults {
             seen.matched += 1;
             let is_due = seen.matched > rule.skip && (rule.times == 0 || seen.met < rule.times);
             let lot = scatter(rules.seed ^ scatter((number as u64) << 32 | seen.matched)) % 1000;
-            if chosen.is_none() && is_due && lot < rule.per_mille {
+            let is_possible = match rule.fault {
+                Fault::Stale { millis } => self.past(asked.path, millis).is_some(),
+                _ => true,
+            };
+            if chosen.is_none() && is_due && lot < rule.per_mille && is_possible {
                 seen.met += 1;
                 chosen = Some(rule.fault.clone());
             }
@@ -295,7 +300,12 @@ mod unit {
         };
         const LATE: u64 = 3_600_000;
         assert_eq!(faults.past("/b/head", LATE), None, "nothing was put");
+        faults.set(1, vec![rule(r#"{"fault": {"stale": {"millis": 3600000}}}"#)]);
+        assert_eq!(faults.decide(get("/b/head")), None, "it has no past");
+        assert_eq!(faults.seen(), [Seen { matched: 1, met: 0 }]);
         faults.remember("/b/head", Some(version("one")));
+        assert_eq!(faults.decide(get("/b/head")), Some(Fault::Stale { millis: LATE }));
+        assert_eq!(faults.seen(), [Seen { matched: 2, met: 1 }]);
         assert_eq!(faults.past("/b/head", LATE), Some(Past::Absent));
         faults.remember("/b/head", Some(version("two")));
         assert_eq!(faults.past("/b/head", LATE), Some(Past::Was(version("one"))));

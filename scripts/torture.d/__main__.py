@@ -18,6 +18,9 @@ import common
 from bed import Bed
 from parts import PARTS
 
+#: How long what a part has started may take to be gone after its end.
+LEFT_SECS_MAX = 15
+
 URING = pathlib.Path("/sys/module/fuse/parameters/enable_uring")
 
 
@@ -79,10 +82,12 @@ def run_part(part, options, folder):
         say(str(error) if known else traceback.format_exc())
         say(f"replay: {bed.replay()}\nleft as it was: {bed.folder}")
     finally:
+        left = tools.left_over(LEFT_SECS_MAX) if result == "ok" else []
         # Whatever a second signal breaks off, main() does again.
-        left = tools.clean(bed.folder)
-    if left and result == "ok":
-        say(f"{left} processes were still there and were ended")
+        tools.clean(bed.folder)
+    if left:
+        result = "FAILED"
+        say(f"FAILED: {part.name} has left processes behind: {'; '.join(left)}")
     if result == "ok":
         common.remove(bed.folder)
     seconds = time.monotonic() - began

@@ -34,7 +34,7 @@ FLAGS = ("--checkpoint-interval", "0", "--settle-cpu", "1")
 
 #: Before what a waiter does: it says when it begins, so that nobody is killed too early.
 PRELUDE = """
-import fcntl, mmap, os, sys
+import fcntl, mmap, os, struct, sys
 os.chdir(sys.argv[1])
 def begin():
     os.write(1, b"begun\\n")
@@ -68,6 +68,8 @@ CHANGES = {
 LOCKS = {
     "flock": "fd = os.open('lock', os.O_RDWR); begin(); fcntl.flock(fd, fcntl.LOCK_EX)",
     "lockf": "fd = os.open('lock', os.O_RDWR); begin(); fcntl.lockf(fd, fcntl.LOCK_EX)",
+    "OFD": "fd = os.open('lock', os.O_RDWR); begin(); "
+           "fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0))",
 }
 
 
@@ -194,7 +196,9 @@ def silent_store(bed, workspace, disk, killed):
     for gone in ("d2/new", "d4/new", "d8/moved", "d10/linked"):
         if os.path.lexists(workspace.path / gone):
             raise Failed(f"{gone} is there: its maker was killed before, and told nothing")
-    for number in (1501, 2001, 2501, 3001, 3501):
+    if os.listxattr(workspace.path / "d16/f4001"):
+        raise Failed("an attribute is there: its maker was killed before, and told nothing")
+    for number in (1501, 2001, 2501, 3001, 3501, 4001):
         path = workspace.path / f"d{number // 250}/f{number}"
         if path.read_text() != f"content of {number}" or path.stat().st_mode & 0o777 == 0o600:
             raise Failed(f"{path}: changed by a process that was killed before")
@@ -272,7 +276,7 @@ def locks(bed, workspace, disk, killed):
     finally:
         workspace.signal(signal.SIGCONT)
     killed.all([("the holder", holder)], KILLED_SECS_MAX, "locks")
-    return "2 kinds"
+    return f"{len(LOCKS)} kinds"
 
 
 def stopped_daemon(bed, workspace, disk, killed):

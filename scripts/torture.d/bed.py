@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 
@@ -120,8 +121,14 @@ class Workspace:
         now on; the first time it must be called before the mount."""
         path = self.folder / "shim"
         self.more_environment |= {"LD_PRELOAD": str(tools.shim()), "DORMOUSE_SHIM": str(path)}
-        with path.open("r+b" if path.exists() else "wb") as file:
+        if not path.exists():
+            path.write_bytes(bytes(32))
+        with path.open("r+b") as file:
             file.write(struct.pack("<qq", skew_secs, names_fail))
+
+    def shim_acted(self):
+        """How many names were not resolved, and how often the wrong clock was read, so far."""
+        return struct.unpack("<qq", (self.folder / "shim").read_bytes()[16:])
 
     def command(self, *words, before=(), **how):
         how.setdefault("timeout", 300)
@@ -270,6 +277,10 @@ class Workspace:
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
                 self.signal(signal.SIGCONT)
+        if sys.exc_info()[0] is None:
+            # While the mount is there: afterwards nothing can hang on it any more.
+            tools.check_no_d_state()
+        if self.pid:
             try:
                 self.command("unmount", "--keep-local", self.path, timeout=60)
                 self.pid = None
@@ -324,8 +335,16 @@ class Every:
         self.thread.start()
         return self
 
-    def __exit__(self, kind, *_):
+    def require_ok(self):
+        """Before its ground is taken away: until now nothing may have gone wrong."""
+        if self.error:
+            raise self.error
+
+    def end(self):
         self.over.set()
         self.thread.join()
-        if self.error and kind is None:
-            raise self.error
+
+    def __exit__(self, kind, *_):
+        self.end()
+        if kind is None:
+            self.require_ok()

@@ -1,12 +1,15 @@
 """A store that misbehaves, behind the proxy of examples/s3_proxy: no wrong byte, no lost write, no
 call that waits longer than its deadline, and when it is over everything drains by itself."""
 
+import errno
 import json
 import math
+import os
 import re
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import common
 import s3
@@ -31,6 +34,16 @@ DRAIN_SECS_MAX = 90
 
 #: Lines of the log per second and in any case that are no flood.
 LOG_LINES_MAX = (12, 60)
+
+#: What an object that can't be read yet looks like: it is refused or not answered, and never wrong.
+LATE = {"damaged", "unreachable", "lease-held", "EIO"}
+
+#: Until somebody meets what goes wrong: a scene may be over before much was asked of the store.
+MET_SECS_MAX = 30
+
+#: Rounds of a full run; in one of them the store is away for minutes.
+ROUNDS = 60
+OUTAGE_SECS = 150
 
 FLAGS = ("--checkpoint-interval", "1s")
 FILES = [f"{kind}/{number}" for kind in ("warm", "cold") for number in range(24)]
@@ -96,7 +109,7 @@ SCENES = {
     "wrong ETag": always("wrong_etag", per_mille=500),
     "lost answers": always("lost_answer", ["put"], per_mille=600),
     "twice": twice,
-    "stale": always({"stale": {"millis": 800}}, ["get", "head"]),
+    "stale": always({"stale": {"millis": 2500}}, ["get", "head"]),
     "away": always("reset"),
     "names": always("reset", per_mille=300),
     "silent": always("hang"),
@@ -136,21 +149,22 @@ class Store:
 
 def rounds(bed):
     figures = {"read": 0, "EIO": 0, "tried again": 0, "faults": 0, "acknowledged": 0, "drain": 0.0}
-    seen = set()
+    seen = Counter()
     with Store(bed) as store:
-        for _ in bed.rounds(2, 60):
+        for _ in bed.rounds(2, ROUNDS):
             one = Round(bed, store)
             try:
                 one.go()
             finally:
                 store.line.faults([])
                 one.workspace.stop()
-            seen |= set(one.scenes)
+            seen.update(one.met)
             for name, number in one.figures.items():
                 keep = max if name == "drain" else lambda old, new: old + new
                 figures[name] = keep(figures[name], number)
             remove(one.folder)
-    bed.note(f"{len(seen)} kinds of fault, {figures['faults']} met; {figures['read']} reads, "
+    common.say(f"  met: {', '.join(f'{name} {count}' for name, count in sorted(seen.items()))}")
+    bed.note(f"{len(seen)} kinds of fault, each met; {figures['faults']} in all; {figures['read']} reads, "
              f"{figures['EIO']} of them EIO; {figures['tried again']} writes tried again; "
              f"{figures['acknowledged']} checkpoints acknowledged meanwhile; drained within "
              f"{figures['drain']:.0f} s")
@@ -169,10 +183,16 @@ class Round:
         self.is_lost = self.chance.random() < 0.3
         self.figures = {name: 0 for name in ("read", "EIO", "tried again", "faults",
                                              "acknowledged", "drain")}
-        self.acknowledged, self.secs = [], 0.0
+        self.acknowledged, self.began = [], time.monotonic()
+        #: By scene, how many requests (or names) met what went wrong.
+        self.met = Counter()
+        #: One of the seeds of a full run is away for minutes.
+        self.is_long = not bed.quick and bed.seed % ROUNDS == 0
+        if self.is_long:
+            self.scenes[0], self.is_lost = "away", False
 
     def choose(self):
-        """Neighbouring seeds have other scenes, so that a few rounds meet all."""
+        """Neighbouring seeds have other scenes, so that a few rounds choose all."""
         count = self.bed.size(3, 4)
         names = list(SCENES)
         first = self.bed.seed * count
@@ -182,14 +202,13 @@ class Round:
         self.workspace.start(*FLAGS, *self.cap())
         self.write_known()
         load = Load(self.bed, self.workspace, "load", 2, OPERATION_SECS_MAX).start()
-        began = time.monotonic()
+        self.began = time.monotonic()
         for name in self.scenes:
             self.scene(name, load)
         if self.is_lost:
             self.lose(load)
         else:
             self.drain(load)
-        self.secs = time.monotonic() - began
         self.figures["tried again"] = sum(load.refused().values())
 
     def cap(self):
@@ -212,14 +231,22 @@ class Round:
             if file.startswith("warm"):
                 (self.workspace.path / file).read_bytes()
         Workspace.drop_pages()
+        beside = Beside(self) if name == "stale" else None
         self.store.line.faults(SCENES[name](self.chance), self.bed.seed, away=name == "away")
+        before = self.acted(name) if name in ("away", "names") else 0
         self.workspace.shim(names_fail=name == "names")
         readers = [Reader(self, number) for number in range(2)]
         asked = Checkpoint(self.workspace)
         time.sleep(self.chance.uniform(*self.bed.size((1, 2), (1.5, 8))))
+        if name == "away" and self.is_long:
+            time.sleep(OUTAGE_SECS)
+        if beside:
+            beside.go()
         for reader in readers:
             reader.stop()
-        self.figures["faults"] += sum(rule["met"] for rule in self.store.line.seen())
+        met = self.wait_until_met(name, before)
+        self.met[name] += met
+        self.figures["faults"] += met
         last = name == self.scenes[-1]
         if self.is_lost and last:
             self.acknowledged.append(asked)
@@ -230,6 +257,35 @@ class Round:
         for child in load.children:
             if child.poll() is not None:
                 load.wait()
+
+    def acted(self, name):
+        """How often what goes wrong in this scene has met somebody."""
+        if name == "away":
+            # Nobody listens who could count: what the daemon asks for meanwhile.
+            asked = self.workspace.status()["store"]
+            return sum(asked[kind] for kind in ("gets", "puts", "stats"))
+        if name == "names":
+            return self.workspace.shim_acted()[0]
+        return sum(rule["met"] for rule in self.store.line.seen())
+
+    def wait_until_met(self, name, before):
+        """A scene that nobody met tests nothing: it goes on, and more is asked of the store."""
+        end = time.monotonic() + MET_SECS_MAX
+        while not (met := self.acted(name) - before):
+            if time.monotonic() > end:
+                raise Failed(f"{name}: nothing met it within {MET_SECS_MAX} s")
+            self.workspace.evict()
+            for file in self.chance.sample(FILES, 4):
+                try:
+                    found = (self.workspace.path / file).read_bytes()
+                except OSError as error:
+                    if error.errno != errno.EIO:
+                        raise
+                    self.figures["EIO"] += 1
+                    continue
+                if found != content(self.bed.seed, file):
+                    raise Failed(f"{name}: {file} has wrong bytes")
+        return met
 
     def settle_checkpoints(self):
         """What has been acknowledged; the commands end by themselves in time."""
@@ -255,6 +311,9 @@ class Round:
         """All that returned is there, here and, when it has drained by itself, elsewhere."""
         begun = time.monotonic()
         self.read_all()
+        # What was refused goes through now.
+        load.wait_for_progress(DRAIN_SECS_MAX)
+        self.expect_room(load)
         load.kill()
         load.wait()
 
@@ -304,6 +363,12 @@ class Round:
                     raise
                 time.sleep(0.2)
 
+    def expect_room(self, load):
+        """Only writers over a cap are told that there is no room."""
+        refused = load.refused()
+        if not self.has_cap and (full := refused["ENOSPC"] + refused["EDQUOT"]):
+            raise Failed(f"without a cap {full} writes were told that there is no room: {refused}")
+
     def expect_listed(self):
         done = self.settle_checkpoints()
         known = {each["id"] for each in self.workspace.asked("snapshots", "w")["snapshots"]}
@@ -329,10 +394,106 @@ class Round:
         if refused and not eio:
             raise Failed(f"{refused} calls were answered with EIO, and the log does not say so")
         # A call may be several requests: the kernel reads ahead.
-        others, most = len(told) - len(eio), LOG_LINES_MAX[1] + LOG_LINES_MAX[0] * self.secs
+        secs = time.monotonic() - self.began
+        others, most = len(told) - len(eio), LOG_LINES_MAX[1] + LOG_LINES_MAX[0] * secs
         if len(eio) > 8 * refused + LOG_LINES_MAX[1] or others > most:
             raise Failed(f"a flood in the log: {len(eio)} lines of EIO for {refused} calls, "
                          f"{others} other warnings; the last are\n" + "\n".join(told[-12:]))
+
+
+class Beside:
+    """Another workspace on the same store, hibernated and taken over at once while its reads are behind
+    its writes."""
+
+    def __init__(self, one):
+        self.line, self.refusals = one.store.line, Counter()
+        name = f"s{one.bed.seed}"
+        env = one.store.environment(name)
+        self.machines = [Workspace(one.bed, one.folder / f"{name}-{letter}", env=env)
+                         for letter in "ab"]
+        # On a sound line: its probe of the conditions is a race that one must be told to win.
+        self.machines[0].command("init")
+
+    def go(self):
+        try:
+            for hop in (self.hibernated, self.taken_over):
+                before = self.met()
+                hop()
+                if self.met() == before:
+                    raise Failed(f"{hop.__name__}: no read was behind a write, nothing was tested")
+        finally:
+            for one in self.machines:
+                one.stop()
+        common.say(f"    met {self.met()}; refused meanwhile: {dict(self.refusals) or 'nothing'}")
+
+    def met(self):
+        return sum(rule["met"] for rule in self.line.seen())
+
+    def until(self, what, work):
+        """What is behind looks as if it were missing, and is refused so; a moment later it goes on."""
+        end = time.monotonic() + DRAIN_SECS_MAX
+        while isinstance(told := work(), str):
+            self.refusals[f"{what} {told}"] += 1
+            if told not in LATE:
+                raise Failed(f"on a store whose reads are late: {what} ended with {told}")
+            if time.monotonic() > end:
+                raise Failed(f"on a store whose reads are late: {what} still ends with {told}")
+            time.sleep(0.1)
+
+    def mount(self, workspace, *flags):
+        self.until("mount", lambda: workspace.try_mount("--checkpoint-interval", "0", *flags))
+
+    def seal(self, workspace, command):
+        self.until(command, lambda: workspace.tried(command, workspace.path))
+        if command == "hibernate":
+            workspace.pid = None
+
+    def call(self, work):
+        """What `work` gives; a call on something that is behind may meet EIO for a moment."""
+        found = []
+
+        def once():
+            try:
+                found.append(work())
+            except OSError as error:
+                return errno.errorcode[error.errno]
+            return None
+        self.until("call", once)
+        return found[0]
+
+    def add(self, workspace, number):
+        path = workspace.path / f"file-{number}"
+        self.call(lambda: path.write_bytes(content(number, "beside")))
+
+    def check(self, workspace, count):
+        names = sorted(self.call(lambda: os.listdir(workspace.path)))
+        if names != [f"file-{number}" for number in range(count)]:
+            raise Failed(f"on a store whose reads are late: {names} of {count} files")
+        for number in range(count):
+            path = workspace.path / f"file-{number}"
+            if self.call(path.read_bytes) != content(number, "beside"):
+                raise Failed(f"on a store whose reads are late: file-{number} is wrong")
+
+    def hibernated(self):
+        """Sealed on one machine, and mounted on another at once."""
+        first, second = self.machines
+        self.mount(first)
+        self.add(first, 0)
+        self.seal(first, "checkpoint")
+        self.add(first, 1)
+        self.seal(first, "hibernate")
+        self.mount(second)
+        self.check(second, 2)
+
+    def taken_over(self):
+        """The other dies right after a checkpoint, and the first one takes its place at once."""
+        first, second = self.machines
+        self.add(second, 2)
+        self.seal(second, "checkpoint")
+        second.kill()
+        self.mount(first, "--steal")
+        self.check(first, 3)
+        self.seal(first, "hibernate")
 
 
 class Reader:
@@ -366,17 +527,18 @@ class Checkpoint:
 
     def __init__(self, workspace):
         command = [common.BINARIES / "dormouse", "--json", "checkpoint", workspace.path]
-        self.begun, self.told = time.monotonic(), None
+        self.begun, self.told, self.refusal = time.monotonic(), None, ""
         self.child = subprocess.Popen(command, env=common.ENVIRONMENT | workspace.environment(),
-                                      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def receipt(self):
         """Waits for its end; what was acknowledged, or none."""
         if self.told is None:
             try:
-                text = self.child.communicate(timeout=DRAIN_SECS_MAX)[0]
+                text, wrong = self.child.communicate(timeout=DRAIN_SECS_MAX)
             except subprocess.TimeoutExpired:
                 self.child.kill()
                 raise Failed("a checkpoint does not end") from None
             self.told = json.loads(text) if self.child.returncode == 0 else {}
+            self.refusal = wrong.decode(errors="replace")[-300:]
         return self.told

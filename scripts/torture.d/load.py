@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import common
 import tools
 from common import Failed
-from history import find_prefix, picture_of
+from history import File, History, find_prefix, picture_of, splice
 
 WRITERS = 3
 
@@ -109,6 +110,20 @@ class Load:
         lines = [line for log in self.logs if log.exists() for line in log.read_text().splitlines()]
         return Counter(line.split()[3] for line in lines if line.startswith("again "))
 
+    def wait_for_progress(self, seconds_max):
+        """Each writer must have carried out a call from now on, and soon."""
+        now, end = time.monotonic(), time.monotonic() + seconds_max
+        while True:
+            self.require_alive()
+            idle = [number for number, (times, _) in enumerate(self.read_logs())
+                    if times[-1] < now]
+            if not idle:
+                return
+            if time.monotonic() > end:
+                raise Failed(f"writers {idle} have done nothing for {seconds_max} s: "
+                             f"{[self.logs[number].read_text().splitlines()[-1:] for number in idle]}")
+            time.sleep(0.2)
+
     def newest_fsync(self):
         """When the newest acknowledged fsync was begun: everything that any writer had done by
         then is safe."""
@@ -116,27 +131,69 @@ class Load:
 
     def check(self, what, safe_until, path=None):
         """Each writer's directory must be a prefix of its history that has at least what was done
-        by a time (infinity: everything that had returned). Returns the operations that are
-        missing at the end, of all writers."""
-        missing, checked = 0, 0
-        for number, (times, _) in enumerate(self.read_logs()):
-            least = sum(1 for time in times[1:] if time <= safe_until)
-            # One call may have been carried out without its return having been noted.
-            most = len(times)
-            folder = self.folders[number]
-            if path:
-                folder = path / os.path.relpath(folder, self.workspace.path)
-            found = picture_of(folder) if folder.is_dir() else {}
-            prefix, wrong = find_prefix(self.seeds[number], found, least, most)
-            if prefix is None:
-                raise Failed(f"{what}: {folder} is no state between operation {least} (safe) and "
-                             f"{most} of seed {self.seeds[number]}; against {least}:\n{told(wrong)}")
-            missing += max(0, most - 1 - prefix)
-            checked += prefix
+        by a time (infinity: everything that had returned), and all of them together a prefix of
+        the one order that there is. Returns the operations that are missing at the end, of all
+        writers."""
+        self.prefixes = self.find_prefixes(what, safe_until, path)
         if not self.was_checked:
-            self.bed.count(checked)
+            self.bed.count(sum(self.prefixes))
         self.was_checked = True
-        return missing
+        return sum(max(0, len(times) - 1 - prefix)
+                   for (times, _), prefix in zip(self.read_logs(), self.prefixes))
+
+    def lost(self, now):
+        """Bytes that were to be read and were written by calls that are missing, by the last check,
+        and how long before `now` the first of those calls had returned."""
+        lost, age = 0, 0.0
+        for seed, (times, _), prefix in zip(self.seeds, self.read_logs(), self.prefixes):
+            history, written = History(seed), {}
+            while history.number < len(times) - 1:
+                kind, arguments = history.next()
+                if history.number <= prefix:
+                    continue
+                file = history.entries.get(arguments[0])
+                if kind in ("write", "append"):
+                    _, offset, data = arguments
+                    splice(written.setdefault(file, bytearray()), offset, b"x" * len(data))
+                elif kind == "truncate" and file in written:
+                    del written[file][arguments[1]:]
+            there = {entry for entry in history.entries.values() if isinstance(entry, File)}
+            lost += sum(marks.count(b"x") for file, marks in written.items() if file in there)
+            if prefix < len(times) - 1:
+                age = max(age, now - times[prefix + 1])
+        return lost, age
+
+    def find_prefixes(self, what, safe_until, path):
+        """The shortest that fit. Whatever had returned before the last operation of any of them
+        was begun is in the one order before that operation, so it must be there; a longer prefix
+        may demand more of the others, and so on."""
+        logs, why = self.read_logs(), "safe"
+        folders = [path / os.path.relpath(folder, self.workspace.path) if path else folder
+                   for folder in self.folders]
+        found = [picture_of(folder) if folder.is_dir() else {} for folder in folders]
+        least = [sum(1 for time in times[1:] if time <= safe_until) for times, _ in logs]
+        prefixes = [-1] * len(logs)
+        while True:
+            for number, (times, _) in enumerate(logs):
+                if prefixes[number] >= least[number]:
+                    continue
+                # One call may have been carried out without its return having been noted.
+                most = len(times)
+                prefix, wrong = find_prefix(self.seeds[number], found[number], least[number], most)
+                if prefix is None:
+                    raise Failed(f"{what}: {folders[number]} is no state between operation "
+                                 f"{least[number]} ({why}) and {most} of seed "
+                                 f"{self.seeds[number]}; against {least[number]}:\n{told(wrong)}")
+                prefixes[number] = prefix
+            # The last operation that is there was begun after the one before it had returned.
+            begun = max(times[prefix - 1] if prefix else 0.0
+                        for (times, _), prefix in zip(logs, prefixes))
+            # Two times may be the same by rounding: then nothing is known.
+            least = [max(old, sum(1 for time in times[1:] if time < begun))
+                     for old, (times, _) in zip(least, logs)]
+            if all(prefix >= wanted for prefix, wanted in zip(prefixes, least)):
+                return prefixes
+            why = "before what another writer has there"
 
 
 def told(wrong):

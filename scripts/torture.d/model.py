@@ -63,6 +63,8 @@ def within(bed, test, seconds, folder, log):
     said = SAID.search(text)
     if ended.returncode or not said:
         return 0, f"{test} failed", f"{test}: all that it wrote: {log}\n{text[-3000:]}"
+    if not int(said[2]):
+        return 0, f"{test} did nothing", f"{test}: no history ended within {seconds} s: {log}"
     name, histories, operations, _, rate = said.groups()
     note = f"{name}: {int(histories):,} histories, {int(operations):,} operations, {int(rate):,} a minute"
     return int(operations), note, None

@@ -67,6 +67,8 @@ def cut(bed, disk, workspace):
         seals = Every(3600, lambda: None)
     seals.thread.start()
     time.sleep(chance.uniform(0.1, bed.size(1.5, 4)))
+    load.require_alive()
+    seals.require_ok()
     # The daemon stops first, so that no fsync is acknowledged after the disk's instant; what the
     # kernel was told to write before goes on.
     workspace.freeze()
@@ -74,8 +76,7 @@ def cut(bed, disk, workspace):
     disk.copy()
     load.kill()
     workspace.kill()
-    seals.over.set()
-    seals.thread.join()
+    seals.end()
     load.wait()
     common.unmount(workspace.path)
     disk.boot()

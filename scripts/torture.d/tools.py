@@ -51,6 +51,16 @@ def state_of(pid):
     return None
 
 
+def parent_of(pid):
+    with contextlib.suppress(OSError):
+        return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return None
+
+
+def children_of(pid):
+    return [child for child in processes() if parent_of(child) == pid]
+
+
 def name_of(pid):
     with contextlib.suppress(OSError):
         words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
@@ -66,6 +76,14 @@ def check_no_d_state():
             names = "; ".join(f"{pid} {name_of(pid)}" for pid in stuck)
             raise Failed(f"in D state for {D_STATE_SECS_MAX} s: {names}")
         time.sleep(0.1)
+
+
+def left_over(patience_secs):
+    """What is still there of our processes after a while."""
+    end = time.monotonic() + patience_secs
+    while (left := processes()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return [f"{pid} {name_of(pid)}" for pid in left]
 
 
 def kill(pid, patience_secs=30):
@@ -108,7 +126,7 @@ def abort(mountpoint):
 
 
 def clean(folder):
-    """Takes away every process of ours and every mount in a folder; tells how many processes."""
+    """Takes away every process of ours and every mount in a folder."""
     left = processes()
     for _, minor, is_fuse in mounts_below(folder):
         if is_fuse:
@@ -122,7 +140,6 @@ def clean(folder):
             # One that was left frozen would keep even its unmount waiting.
             common.run("fsfreeze", "-u", path, ok=(0, 1), timeout=30)
         common.run("umount", "-l", path, ok=(0, 1, 32), timeout=120)
-    return len(left)
 
 
 def shim():
