@@ -208,6 +208,21 @@ fn a_lost_answer_to_an_upload_is_settled_by_uploading_again() {
     machine.chunks.confirm(&packs).unwrap();
 }
 
+/// A hibernation said that a pack was damaged which the store showed a moment later.
+#[test]
+fn a_store_that_shows_late_what_it_acknowledged_is_asked_again() {
+    let store = Store::new();
+    let machine = store.machine();
+    machine.chunks.add_chunk(&noise(1, KIB)).unwrap();
+    let packs = machine.chunks.flush().unwrap();
+    let key = packs[0].evidence().key().to_owned();
+    let absent = Fault::Answer(RemoteError::Absent { key });
+    store.faults.inject(When { times: 2, ..When::next(Op::Stat, "") }, absent);
+    store.counting.reset();
+    machine.chunks.confirm(&packs).unwrap();
+    assert_eq!(store.counting.log().len(), 3);
+}
+
 #[test]
 fn a_chunk_over_256_kib_is_refused() {
     let machine = Store::new().machine();
