@@ -196,6 +196,13 @@ fn credentials_that_end_in_the_middle_of_a_long_upload_are_renewed_once_and_it_g
     assert_eq!(asked.lines().count(), 1, "asked for new keys once");
     assert!(logged(&world, "WARN").is_empty(), "{:#?}", logged(&world, "WARN"));
     assert!(double.objects("/packs/") >= 4);
+    world.lose_caches();
+    world.mount();
+    for number in 0..5 {
+        let read = fs::read(world.ws().join(format!("f{number}"))).unwrap();
+        assert!(read == noise(number, 10 << 20), "f{number} is as it was written");
+    }
+    world.hibernate();
 }
 
 /// Where the new credentials are no better, that is said, and their source is not asked in a loop.

@@ -140,6 +140,20 @@ pub enum Op {
     Move,
 }
 
+/// The bytes of the write that is a history's step of this number: no page is like another one, so
+/// that one at a wrong place shows. Some writes are the same in every step, for what is stored once
+/// however often it is written, and some are zeros.
+pub fn written(step: u64, byte: u8, len: u32) -> Vec<u8> {
+    let mut bytes = vec![0; len as usize];
+    let seed = match byte {
+        0 => return bytes,
+        1..=31 => u64::MAX - u64::from(byte % 3),
+        _ => step << 8 | u64::from(byte),
+    };
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
 /// What a power cut leaves of what was written and not synced.
 #[derive(Debug, Clone, Copy)]
 pub struct Cut {

@@ -11,7 +11,7 @@ use dormouse::types::{Clock, Ino, Kind, Name, Time};
 
 use crate::machine::{Machine, WAIT};
 use crate::model::{Model, Node, Who};
-use crate::ops::Op;
+use crate::ops::{Op, written};
 
 const NAMES: [&[u8]; 5] = [b"a", b"b", b"c", b"\xff\x01 odd", &[b'n'; 255]];
 const XATTRS: [&[u8]; 6] =
@@ -313,7 +313,7 @@ impl Run {
         match *op {
             Op::Write { file, offset, len, byte, kill_priv } => {
                 let ino = self.file(file);
-                let data: Vec<u8> = (0..len).map(|at| (at as u8).wrapping_mul(byte)).collect();
+                let data = written(self.step, byte, len);
                 let real = fs.write(&root, ino, offset, &data, kill_priv).map(u64::from);
                 (
                     answer(real, Answer::Number),
@@ -468,6 +468,10 @@ impl Run {
                 let real = fs.read(&caller, ino, 0, u32::MAX).unwrap();
                 assert!(real == node.content, "content of inode {ino}");
             }
+            let target = fs.readlink(&caller, ino).map_err(|error| error.errno());
+            let is_link = node.kind() == Kind::Symlink;
+            let expected = is_link.then(|| TARGET.to_vec()).ok_or(libc::EINVAL);
+            assert_eq!(target, expected, "target of inode {ino}");
             let mut names = fs.listxattr(&caller, ino).unwrap();
             names.pop();
             let names: Vec<_> =

@@ -176,7 +176,7 @@ impl Run {
             | Op::Fsync { file: pick } => (vec![file(pick)], vec![]),
             _ => unreachable!("{op:?} is about no file"),
         };
-        Chosen { targets, dirs }
+        Chosen { targets, dirs, step: self.step }
     }
 
     fn machine_op(&mut self, op: &Op) {

@@ -12,7 +12,7 @@ use dormouse::types::Kind;
 
 use crate::differences::comparable;
 use crate::facts;
-use crate::ops::Op;
+use crate::ops::{Op, written};
 
 pub const NAMES: [&[u8]; 5] = [b"a", b"b", b"c", b"\xff\x01 odd", &[b'n'; 255]];
 const XATTRS: [&str; 6] =
@@ -49,6 +49,8 @@ pub struct Chosen {
     pub targets: Vec<Target>,
     /// Up to two directories that something is named in.
     pub dirs: Vec<PathBuf>,
+    /// Which one of the history it is.
+    pub step: u64,
 }
 
 /// A directory with what is held open in it.
@@ -150,7 +152,7 @@ impl Side {
             }
             Op::Copy { .. } => self.copy(op, chosen),
             _ => match self.open(&chosen.targets[0]) {
-                Ok(file) => content(op, &file),
+                Ok(file) => content(op, &file, chosen.step),
                 Err(errno) => Answer::Fails(errno),
             },
         }
@@ -299,11 +301,11 @@ impl Side {
 }
 
 /// Operations on the content of one file.
-fn content(op: &Op, file: &File) -> Answer {
+fn content(op: &Op, file: &File, step: u64) -> Answer {
     let descriptor: RawFd = file.as_raw_fd();
     match *op {
         Op::Write { offset, len, byte, kill_priv, .. } => {
-            let data: Vec<u8> = (0..len).map(|at| (at as u8).wrapping_mul(byte)).collect();
+            let data = written(step, byte, len);
             // What an unprivileged writer does to set-user-id bits.
             let _user = Acting::user(!kill_priv);
             of_io(file.write_at(&data, offset), |len| Answer::Number(len as u64))

@@ -1,6 +1,7 @@
 //! `kill -9` at each step of resume, settle, seal and hibernation. The victim is this test binary
 //! run again with a crash point armed; the store is a directory that both use.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Command;
@@ -101,6 +102,30 @@ fn work(files: &Files, round: u64) {
     files.fs.fsync(&files.caller(), large).unwrap();
 }
 
+/// The files that rounds rewrite are byte for byte what so many rounds of `work` make of nothing.
+fn assert_work(files: &Files, rounds: u64, point: &str) {
+    let (mut large, mut small) = (Vec::new(), BTreeMap::new());
+    for round in 0..rounds {
+        let (at, data) = (round as usize * 200_000, noise(50 + round, 350_000));
+        large.resize(large.len().max(at + data.len()), 0);
+        large[at..at + data.len()].copy_from_slice(&data);
+        for i in 0..20 {
+            small.insert((round * 7 + i) % 40, noise(round * 100 + i, 500));
+        }
+        if round > 0 {
+            small.remove(&(round * 7 % 40));
+        }
+    }
+    if rounds > 0 {
+        assert!(files.read("large") == large, "{point}: large");
+    }
+    for number in 0..40 {
+        let path = format!("n{number}");
+        let found = files.find(&path).map(|ino| files.read_ino(ino));
+        assert!(found.as_ref() == small.get(&number), "{point}: {path}");
+    }
+}
+
 #[test]
 #[ignore = "the victim of the other tests"]
 fn victim() {
@@ -145,6 +170,7 @@ fn check(dir: &Path, rounds: u64, point: &str) {
         assert!(files.find(&format!("done{round}")).is_some(), "{point}: round {round}");
         assert!(files.read(&format!("round{round}")) == noise(round, 30_000), "{point}");
     }
+    assert_work(&files, rounds, point);
     let before = files.facts();
     let sealed = hibernate(&workspace).unwrap();
     assert!(sealed.released);

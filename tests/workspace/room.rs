@@ -62,10 +62,52 @@ fn writers_near_the_cap_of_unsynced_bytes_wait_for_room_too() {
     let workspace = world.try_resume(&options).unwrap();
     let files = world.files(&workspace);
     let ino = files.create("large");
+    let mut most = 0;
     for number in 0..40 {
         files.write_at(ino, number * MIB, &part(number));
+        most = most.max(workspace.status().unsynced.bytes);
     }
+    assert!(most <= 8 * MIB, "{most} bytes that the store did not have, and 8 MiB may be");
+    assert!(most >= 4 * MIB, "{most} bytes: the writer never came near the cap");
     hibernate(&workspace).unwrap();
+}
+
+/// Files in the newest snapshot, as another machine sees it.
+fn in_snapshot(world: &World, cache: &str) -> u64 {
+    let mut options = world.options(cache);
+    options.read_only = true;
+    let workspace = world.try_resume(&options).unwrap();
+    let found = world.files(&workspace).list(Ino::ROOT, false).len() as u64;
+    workspace.close().unwrap();
+    found
+}
+
+#[test]
+fn the_newest_snapshot_holds_all_that_is_older_than_the_age_that_may_be_unsynced() {
+    const AGE_SECS: u64 = 300;
+    let (world, clock) = World::in_slow_motion();
+    let mut options = world.options("a");
+    options.upkeep.checkpoint_interval = Duration::ZERO;
+    options.upkeep.unsynced_age_max = Duration::from_secs(AGE_SECS);
+    let workspace = world.try_resume(&options).unwrap();
+    let files = world.files(&workspace);
+    let (mut held, mut seals, mut oldest) = (0, 0, 0);
+    for second in 0..3 * AGE_SECS {
+        files.write(&format!("f{second}"), &second.to_le_bytes());
+        clock.advance(Duration::from_secs(1));
+        workspace.settle(false).unwrap();
+        workspace.upkeep().unwrap();
+        let made = workspace.status().seals.made;
+        if made > seals {
+            seals = made;
+            held = in_snapshot(&world, &format!("look{seals}"));
+        }
+        // What was written in a second is one second old at its end.
+        oldest = oldest.max(second + 1 - held);
+        assert!(oldest <= AGE_SECS, "after {second} s {held} files are in the snapshot");
+    }
+    // The age alone makes it seal, and not each time that it looks.
+    assert!((2..20).contains(&seals), "{seals} seals, {oldest} s at most");
 }
 
 /// Writes until it is refused; how much was taken, and what it was told.
