@@ -59,7 +59,7 @@ impl LocalState {
 
     /// Commits the records, as one. Not synced.
     pub fn save(&self, local: &Local) -> Result<(), LocalError> {
-        // A seal notes what it is about to do also where records fill the budget: it is what ends that.
+        // A seal notes what it is about to do also where records fill the budget: it ends that.
         let mut batch = Batch::for_upkeep();
         let mut base = self.epoch.0.to_le_bytes().to_vec();
         base.extend(self.base.iter().flat_map(|id| id.0));

@@ -173,8 +173,9 @@ fn a_power_cut_loses_a_suffix_and_nothing_that_was_synced() {
 }
 
 /// A sweep begins a segment, and deletes all others if nothing in them is referred to. Where all
-/// records had been synced or applied before, nothing synced the new one's name: a filesystem that keeps no
-/// order of its names (ext4 does) left an empty journal, which was refused as deleted by somebody.
+/// records had been synced or applied before, nothing synced the new one's name: a filesystem that
+/// keeps no order of its names (ext4 does) left an empty journal, which was refused as deleted by
+/// somebody.
 #[test]
 fn a_power_cut_after_a_sweep_of_everything_leaves_a_journal_that_can_go_on() {
     sweep_of_everything(|local| local.sync().unwrap());
