@@ -4,7 +4,13 @@
 # In CI each step says when it began, in seconds: that is where its minutes go.
 : "${DORMOUSE_BEGAN:=$(date +%s)}"
 export DORMOUSE_BEGAN
-say() { printf '\033[1m%s%s\033[0m\n' "${CI:+[$(($(date +%s) - DORMOUSE_BEGAN)) s] }" "$*" >&2; }
+say() {
+    local since=
+    [ -z "${CI:-}" ] || since="[$(($(date +%s) - DORMOUSE_BEGAN)) s] "
+    printf '\033[1m%s%s\033[0m\n' "$since" "$*" >&2
+    # What CI printed is gone when it has passed.
+    [ -z "${DORMOUSE_TIMES_FILE:-}" ] || printf '%s%s\n' "$since" "$*" >>"$DORMOUSE_TIMES_FILE"
+}
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 # need_packages PACKAGE...: installs those that are missing.
