@@ -3,5 +3,6 @@
 
 mod damage;
 mod golden;
+mod local_golden;
 mod round_trip;
 mod samples;

@@ -4,14 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use dormouse::format::{Head, PackKind, decode_pack_header, head_key};
+use dormouse::format::{
+    Head, Key, KeyParts, Leaf, Node, NodeRef, PackKind, Snapshot, decode_frame, decode_node,
+    decode_pack_header, head_key, pack_key,
+};
 use dormouse::types::WorkspaceName;
 use dormouse::workspace::{Depth, Problem, ProblemKind, Store, VerifyReport, WorkspaceError};
 
 use crate::memory::alone;
 use crate::support::{
-    self, Content, Objects, look_at, options, read_all, same_nonces, seed, seeded, seeded_world,
-    try_verify, verify,
+    self, Content, Objects, inodes, look_at, options, read_all, same_nonces, seed, seeded,
+    seeded_world, try_verify, verify,
 };
 use crate::world::{World, checkpoint, hibernate, noise};
 
@@ -302,6 +305,78 @@ fn every_damage_of_every_object_is_found_and_named_and_hits_nothing_else() {
         }
     }
     assert!(number > 100, "{number}");
+    assert!(verify(&world, Depth::Full).sound, "as before");
+}
+
+/// The leaves of a tree and where they are, read without a mount or a verification.
+fn leaves(objects: &Objects, at: &NodeRef) -> Vec<(NodeRef, Leaf)> {
+    let from = at.slot.offset as usize;
+    let pack = objects.get(&pack_key(&at.slot.pack));
+    let (_, plain) = decode_frame(&pack[from..from + at.slot.len as usize]).unwrap();
+    match decode_node(plain.into(), at.slot.pack).unwrap() {
+        Node::Leaf(leaf) => vec![(*at, leaf)],
+        Node::Inner(inner) => {
+            inner.children.iter().flat_map(|child| leaves(objects, &child.node)).collect()
+        }
+    }
+}
+
+/// An answer that names everything would be right of any damage: of one leaf's frame, exactly
+/// the files are told that have records in it.
+#[test]
+fn a_leaf_s_damaged_frame_hits_the_files_in_it_and_no_others() {
+    let _alone = alone();
+    let world = filled();
+    let objects = Objects::of(&world);
+    let name: WorkspaceName = "w".parse().unwrap();
+    let head = Head::decode(&objects.get(&head_key(&name))).unwrap();
+    let snapshot = head.snapshot.unwrap();
+    let newest = snapshot.id.to_string();
+    let root = Snapshot::decode(&objects.get(&snapshot.key)).unwrap().root.unwrap();
+    let workspace = look_at(&world, "before").unwrap();
+    let paths = inodes(&world.files(&workspace));
+    workspace.close().unwrap();
+    assert!(paths.len() > 700);
+    let (mut tried, mut unreadable, mut told) = (0, 0, BTreeSet::new());
+    for (at, leaf) in leaves(&objects, &root) {
+        let keys: Vec<Key> = leaf.records().map(|(key, _)| Key::from_bytes(key).unwrap()).collect();
+        // With a name is lost which file it was.
+        if keys.iter().any(|key| matches!(key.parts(), Some(KeyParts::Entry(..)))) {
+            continue;
+        }
+        let inos: BTreeSet<_> = keys.iter().map(Key::ino).collect();
+        let inside = paths.iter().filter(|(_, ino)| inos.contains(ino));
+        let right: BTreeSet<String> = inside.map(|(path, _)| path.clone()).collect();
+        assert!(!right.is_empty() && right.len() < paths.len() - 1, "{}", right.len());
+        tried += 1;
+        let key = pack_key(&at.slot.pack);
+        let whole = objects.get(&key);
+        let middle = at.slot.offset + at.slot.len / 2;
+        Damage::Flipped(middle as usize).apply(&objects, &key, &whole, &whole);
+        for depth in [Depth::Quick, Depth::Full] {
+            let report = verify(&world, depth);
+            assert_eq!(hit(&report, &newest), right, "{key}, frame at {}", at.slot.offset);
+            let all = report.problems.iter().flat_map(|problem| &problem.affected);
+            let of_newest: Vec<_> =
+                all.filter(|one| one.snapshot.as_deref() == Some(&newest)).collect();
+            assert_eq!(of_newest.len(), 1, "{of_newest:?}");
+            assert!(!of_newest[0].everything);
+            assert_eq!(of_newest[0].files, right.len() as u64);
+        }
+        let cache = format!("leaf{tried}");
+        let workspace = look_at(&world, &cache).unwrap();
+        let seen = read_all(&world.files(&workspace));
+        workspace.close().unwrap();
+        let failed = seen.iter().filter(|(_, content)| content.is_err()).map(|(path, _)| path);
+        for path in failed {
+            assert!(right.contains(path), "{path} is not told");
+            unreadable += 1;
+        }
+        told.extend(right);
+        objects.put(&key, whole);
+    }
+    assert!(tried >= 2 && unreadable > 0, "{tried} leaves, {unreadable} files");
+    assert!(told.len() > paths.len() / 2, "{} of {} files", told.len(), paths.len());
     assert!(verify(&world, Depth::Full).sound, "as before");
 }
 

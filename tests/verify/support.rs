@@ -179,6 +179,22 @@ pub fn read_all(files: &Files) -> BTreeMap<String, Content> {
     all
 }
 
+/// The inodes of all that has a name, by path.
+pub fn inodes(files: &Files) -> BTreeMap<String, Ino> {
+    let mut all = BTreeMap::new();
+    let mut todo = vec![(Ino::ROOT, String::new())];
+    while let Some((directory, above)) = todo.pop() {
+        for (name, ino, kind) in list(files, directory).unwrap() {
+            let path = format!("{above}/{name}");
+            if kind == Kind::Directory {
+                todo.push((ino, path.clone()));
+            }
+            all.insert(path, ino);
+        }
+    }
+    all
+}
+
 fn list(files: &Files, directory: Ino) -> Result<Vec<(String, Ino, Kind)>, FsError> {
     let mut entries = Vec::new();
     let mut cookie = 0;
