@@ -104,6 +104,7 @@ fn on_command(daemon: &Daemon, command: &Command, events: Sender<Event>) -> Opti
             }
         },
         Command::Unmount { keep_local, timeout_secs } => {
+            flush(daemon);
             if let Err(error) = daemon.mounted.unmount(false) {
                 refuse(&Failure::from(error));
                 return None;
@@ -236,11 +237,11 @@ fn take_away(mounted: &Mounted) {
 /// A signal: leave, whoever is inside; a seal if the store can be reached.
 fn on_signal(daemon: &Daemon) -> Leaving {
     daemon.notify(&[NotifyState::Stopping, NotifyState::Status("hibernating")]);
+    flush(daemon);
     match daemon.mounted.unmount(false) {
         Ok(()) => quiet(seal_and_close(daemon, None, &mut |_| {})),
         Err(error) => {
             tracing::warn!(%error, "sealing under open files");
-            flush(daemon);
             let sealed = seal_and_close(daemon, None, &mut |_| {});
             take_away(&daemon.mounted);
             quiet(sealed)

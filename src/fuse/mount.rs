@@ -32,6 +32,9 @@ use super::watchdog::{Aborter, Watchdog};
 use crate::fs::Filesystem;
 use crate::types::{Clock, ConnectionId, ThreadId};
 
+/// An unmount ends the mount at once. If it lives after this, it is mounted elsewhere, too.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+
 /// What a mount and its adapter share.
 #[derive(Debug, Clone)]
 pub(super) struct Parts {
@@ -501,7 +504,8 @@ impl Mounted {
         self.parts.governor.promotions()
     }
 
-    /// Unmounts and waits until nothing is served any more; also takes a dead mount away. `lazy`
+    /// Unmounts and waits until nothing is served any more, in other mount namespaces neither; also
+    /// takes a dead mount away. `lazy`
     /// takes the mount out of sight at once, and returns while processes that are inside go on
     /// using it.
     ///
@@ -513,10 +517,23 @@ impl Mounted {
             return Ok(());
         }
         unmount(&self.mountpoint, self.by_helper, lazy)?;
-        if !lazy {
+        if !lazy && !self.has_ended_within(END_PATIENCE) {
+            // Not in use here, but a mount namespace that was made after the mount has it, too, and
+            // may have it for ever.
+            tracing::warn!(
+                "another mount namespace (a container's, a service's) has the mount as well: \
+                 whoever is in there gets errors now"
+            );
+            self.abort()?;
             self.wait();
         }
         Ok(())
+    }
+
+    fn has_ended_within(&self, patience: Duration) -> bool {
+        let mut has_ended = self.served.has_ended.lock();
+        let is_alive = |has_ended: &mut bool| !*has_ended;
+        !self.served.ended.wait_while_for(&mut has_ended, is_alive, patience).timed_out()
     }
 
     /// Has the kernel hand over what programs have changed in memory only (shared mappings, a

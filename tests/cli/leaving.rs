@@ -103,6 +103,64 @@ fn umount_from_outside_hibernates() {
     assert_in_store(&world, "by umount");
 }
 
+/// Somebody in a mount namespace of his own that was made after the mount, as a container or a
+/// service is: what he has of it no unmount takes away. (Of other tests' mounts he lets go.)
+struct Elsewhere(std::process::Child);
+
+impl Elsewhere {
+    fn of(world: &World) -> Elsewhere {
+        let keep_one = r#"while read -r _ _ _ _ at _; do
+            case $at in "$0") ;; */ws) umount -l "$at" ;; esac
+        done < /proc/self/mountinfo; echo there; exec sleep 600"#;
+        let mut child = std::process::Command::new("unshare")
+            .args(["--mount", "sh", "-c", keep_one, &world.text("ws")])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 6];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
+        assert_eq!(&said, b"there\n");
+        Elsewhere(child)
+    }
+
+    fn is_there(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// A hibernation waited for as long as any container, service or `unshare` lived that had been
+/// started after the mount: found by `scripts/torture faults` beside somebody's `unshare`.
+#[test]
+fn whoever_has_the_mount_in_another_namespace_holds_up_no_end() {
+    let world = World::new();
+    for (number, command) in ["hibernate", "unmount"].into_iter().enumerate() {
+        world.mount();
+        let mut elsewhere = Elsewhere::of(&world);
+        let content = format!("content {number}");
+        fs::write(world.ws().join("f"), &content).unwrap();
+        let pid = world.daemon();
+        world.ok(&[command, &world.text("ws")]);
+        wait_for("the daemon's end", || !crate::support::is_alive(pid));
+        assert!(elsewhere.is_there());
+        assert_in_store(&world, &content);
+        world.hibernate();
+    }
+    let daemon = world.foreground(&["w", &world.text("ws")]);
+    let mut elsewhere = Elsewhere::of(&world);
+    fs::write(world.ws().join("f"), "by a signal").unwrap();
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code, 0);
+    assert!(elsewhere.is_there());
+    assert_in_store(&world, "by a signal");
+}
+
 #[test]
 fn hibernate_with_the_store_away_stays_mounted_and_can_be_given_again() {
     let world = World::new();
