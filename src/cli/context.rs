@@ -84,13 +84,15 @@ impl Context {
         let named = |entry: &&(Registration, Liveness)| entry.0.workspace == text;
         let mut running = all.iter().filter(named).filter(|it| it.1 == Liveness::Running);
         let writers: Vec<_> = running.clone().filter(|it| !it.0.read_only).collect();
-        match (writers.as_slice(), running.next(), running.next()) {
+        // Before a mount that only looks comes a writer's, also a dead one's: it may have changes
+        // that are nowhere else.
+        let stale =
+            all.iter().filter(named).find(|it| it.1 != Liveness::Running && !it.0.read_only);
+        match (writers.as_slice(), stale, running.next(), running.next()) {
             ([writer], ..) => Ok(Target::Running(writer.0.clone())),
-            ([], Some(only), None) => Ok(Target::Running(only.0.clone())),
-            ([], None, _) => {
-                let stale = all.iter().filter(named).find(|it| !it.0.read_only);
-                Ok(stale.map_or(Target::Unknown, |it| Target::Stale(it.0.clone())))
-            }
+            ([], Some(stale), ..) => Ok(Target::Stale(stale.0.clone())),
+            ([], None, Some(only), None) => Ok(Target::Running(only.0.clone())),
+            ([], None, None, _) => Ok(Target::Unknown),
             _ => Err(Failure::usage(format!("workspace {text} is mounted more than once here"))
                 .hint("name the mountpoint; `dormouse status` lists them")),
         }

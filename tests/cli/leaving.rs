@@ -161,6 +161,46 @@ fn whoever_has_the_mount_in_another_namespace_holds_up_no_end() {
     assert_in_store(&world, "by a signal");
 }
 
+/// Where the store's volume was unmounted for a moment, packs went into the empty folder under it,
+/// were taken for stored, and were not in the store that came back: `hibernate` said that
+/// everything was, and a new machine got `EIO`. Found by a newcomer.
+#[test]
+fn an_empty_folder_in_the_place_of_the_store_gets_nothing() {
+    let world = World::new();
+    world.mount();
+    fs::write(world.ws().join("first"), "sealed").unwrap();
+    world.ok(&["checkpoint", &world.text("ws")]);
+    world.take_store_away();
+    fs::create_dir(world.path("store")).unwrap();
+    fs::write(world.ws().join("f"), "precious").unwrap();
+    world.fails(&["checkpoint", &world.text("ws")], 3, "is in its place");
+    world.fails(&["hibernate", &world.text("ws")], 3, "is in its place");
+    let left: Vec<_> = fs::read_dir(world.path("store")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    fs::remove_dir(world.path("store")).unwrap();
+    world.put_store_back();
+    world.hibernate();
+    world.ok(&["verify", "w"]);
+    assert_in_store(&world, "precious");
+}
+
+/// A name meant the mount that only looks: nothing was put anywhere, and success was told.
+#[test]
+fn hibernate_by_name_means_a_dead_writer_before_a_mount_that_only_looks() {
+    let world = World::new();
+    world.mount();
+    fs::write(world.ws().join("first"), "sealed").unwrap();
+    world.ok(&["checkpoint", &world.text("ws")]);
+    fs::create_dir(world.path("looking")).unwrap();
+    world.ok(&["mount", "--read-only", "w", &world.text("looking")]);
+    fs::write(world.ws().join("f"), "precious").unwrap();
+    world.crash();
+    world.ok(&["hibernate", "w"]);
+    assert!(is_mounted(&world.path("looking")));
+    world.ok(&["unmount", &world.text("looking")]);
+    assert_in_store(&world, "precious");
+}
+
 #[test]
 fn hibernate_with_the_store_away_stays_mounted_and_can_be_given_again() {
     let world = World::new();

@@ -9,6 +9,8 @@
 //! Each is what a killed daemon leaves that was started twice. The first one closed it: its records
 //! are in RocksDB. The second one's are in the journal alone, and its frame is in no index.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -10,17 +10,37 @@ use crate::cli::exit::{Code, Failure, Outcome};
 use crate::cli::output::{self, Meter};
 use crate::cli::paths::CacheUse;
 use crate::cli::settings::{MountSettings, StoreSettings, WorkspaceSettings};
-use crate::cli::{receipt, wiring};
+use crate::cli::{paths, receipt, wiring};
 use crate::control::{Client, Command, Registration};
 use crate::fuse;
 
 /// Puts everything into the store, unmounts, gives the lease back.
 pub fn hibernate(context: &Context, args: HibernateArgs) -> Outcome {
     match context.find(&args.target)? {
+        Target::Running(entry) if is_of_other_data(context, &args, &entry)? => {
+            left_behind(context, args)
+        }
+        // A mount that only looks has nothing to put anywhere; local data of a writer may have.
+        Target::Running(entry) if entry.read_only && !args.target.contains('/') => {
+            match left_behind(context, args.clone()) {
+                Err(failure) if failure.code == Code::NotFound => running(context, &args, &entry),
+                done => done,
+            }
+        }
         Target::Running(entry) => running(context, &args, &entry),
         Target::Stale(entry) => stale(context, &args, &entry),
         Target::Unknown => left_behind(context, args),
     }
+}
+
+/// Whether a cache directory was named, and it is not that of the mount which runs.
+fn is_of_other_data(
+    context: &Context,
+    args: &HibernateArgs,
+    entry: &Registration,
+) -> Outcome<bool> {
+    let Some(named) = &args.cache_dir else { return Ok(false) };
+    Ok(paths::absolute(named, &context.env)? != entry.cache_dir)
 }
 
 fn running(context: &Context, args: &HibernateArgs, entry: &Registration) -> Outcome {

@@ -4,12 +4,14 @@ use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::{modified, stamp};
+use crate::format::FORMAT_KEY;
 use crate::remote::{PutMode, RemoteError};
 use crate::types::Time;
 
@@ -29,6 +31,8 @@ const DURABLE_FOLDERS_MAX: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Files {
     root: PathBuf,
+    /// The store's format object, once it was seen: it names the store.
+    format: OnceLock<Vec<u8>>,
     /// Folders whose own entries are known to be on the disk.
     durable: Mutex<HashSet<PathBuf>>,
     next_temp: AtomicU64,
@@ -48,6 +52,7 @@ impl Files {
     pub(super) fn new(root: &Path) -> Files {
         Files {
             root: root.to_owned(),
+            format: OnceLock::new(),
             durable: Mutex::default(),
             next_temp: AtomicU64::new(0),
             swept: AtomicBool::new(false),
@@ -67,16 +72,41 @@ impl Files {
         self.root.join(OWN_FOLDER).join(name)
     }
 
+    /// Whether the directory is there, and still the store that it was: where a volume was unmounted
+    /// under a mount, an empty folder is in its place, and what went there would be taken for stored.
     pub(super) fn check_root(&self) -> Result<(), RemoteError> {
         let what = format!("the directory {}", self.root.display());
         match fs::metadata(&self.root) {
-            Ok(found) if found.is_dir() => Ok(()),
+            Ok(found) if found.is_dir() => self.check_format(what),
             Ok(_) => Err(RemoteError::NoStore { what, cause: "it is not a directory".into() }),
             Err(error) if super::is_absence(&error) => {
                 Err(RemoteError::NoStore { what, cause: error.to_string() })
             }
             Err(error) => Err(failure(&what, "open", &error)),
         }
+    }
+
+    fn check_format(&self, what: String) -> Result<(), RemoteError> {
+        let found = match fs::read(self.root.join(FORMAT_KEY)) {
+            Ok(found) => Some(found),
+            Err(error) if super::is_absence(&error) => None,
+            Err(error) => return Err(failure(&what, "read the format of", &error)),
+        };
+        let cause = match (self.format.get(), found) {
+            (None, None) => return Ok(()),
+            (None, Some(found)) => {
+                // Another thread may have been first; the next look compares.
+                let _ = self.format.set(found);
+                return Ok(());
+            }
+            (Some(known), Some(found)) if *known == found => return Ok(()),
+            (Some(_), Some(_)) => "another store is in its place",
+            (Some(_), None) => {
+                "an empty folder, or something else that is no store, is in its place; is a volume \
+                 not mounted?"
+            }
+        };
+        Err(RemoteError::NoStore { what, cause: cause.to_owned() })
     }
 
     pub(super) fn create_root(&self) -> Result<(), RemoteError> {

@@ -107,10 +107,8 @@ impl ObjectStore for DirectoryStore {
 
 /// The object's open file: what is read from it is one version, whatever happens to its name.
 fn open(files: &Files, key: &str) -> Result<(File, Metadata), RemoteError> {
-    let absent = || match files.check_root() {
-        Ok(()) => RemoteError::Absent { key: key.to_owned() },
-        Err(no_store) => no_store,
-    };
+    files.check_root()?;
+    let absent = || RemoteError::Absent { key: key.to_owned() };
     let file = match File::open(files.path(key)) {
         Ok(file) => file,
         Err(error) if is_absence(&error) => return Err(absent()),
@@ -141,6 +139,7 @@ fn get(files: &Files, key: &str, range: Option<Range<u64>>) -> Result<Object, Re
 }
 
 fn put(files: &Files, key: &str, bytes: &[u8], mode: &PutMode) -> Result<Stored, RemoteError> {
+    files.check_root()?;
     let path = files.path(key);
     let mut temp = files.write_temp(key, bytes)?;
     let folder = path.parent().unwrap_or(&path);
@@ -170,6 +169,8 @@ fn put(files: &Files, key: &str, bytes: &[u8], mode: &PutMode) -> Result<Stored,
             cause: format!("cannot sync its folder: {error}"),
         },
     })?;
+    // Whether it went into the store that was looked at before.
+    files.check_root()?;
     Ok(Stored::new(key, written.len(), version(&written)))
 }
 
