@@ -8,7 +8,7 @@ use crate::cli::exit::{Code, Failure, Outcome};
 use crate::cli::settings::MountSettings;
 use crate::cli::{daemon, keeper, logging, output, spawn, wiring};
 use crate::control::Liveness;
-use crate::fuse;
+use crate::fuse::{self, FuseError};
 
 /// Mounts a workspace. In the background it returns when the mount is usable; in the foreground
 /// when it is over.
@@ -53,7 +53,13 @@ fn check_place(context: &Context, settings: &mut MountSettings) -> Outcome {
             );
             return Err(Failure::new(Code::Busy, message).hint("`dormouse status` shows it"));
         }
-        Some((_, Liveness::Stale)) => fuse::detach_dead(mountpoint)?,
+        Some((_, Liveness::Stale)) => {
+            fuse::detach_dead(mountpoint)?;
+            // On a busy machine it shows late that nobody answers there any more.
+            if matches!(fuse::check_mountpoint(mountpoint), Err(FuseError::Dead(_))) {
+                fuse::detach_dead(mountpoint)?;
+            }
+        }
         None => {}
     }
     settings.mountpoint = fuse::check_mountpoint(mountpoint)?;

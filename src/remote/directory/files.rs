@@ -72,8 +72,9 @@ impl Files {
         self.root.join(OWN_FOLDER).join(name)
     }
 
-    /// Whether the directory is there, and still the store that it was: where a volume was unmounted
-    /// under a mount, an empty folder is in its place, and what went there would be taken for stored.
+    /// Whether the directory is there, and still the store that it was: where a volume was
+    /// unmounted under a mount, an empty folder is in its place, and what went there would be
+    /// taken for stored.
     pub(super) fn check_root(&self) -> Result<(), RemoteError> {
         let what = format!("the directory {}", self.root.display());
         match fs::metadata(&self.root) {
