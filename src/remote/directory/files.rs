@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -32,7 +31,7 @@ const DURABLE_FOLDERS_MAX: usize = 4096;
 pub(super) struct Files {
     root: PathBuf,
     /// The store's format object, once it was seen: it names the store.
-    format: OnceLock<Vec<u8>>,
+    format: Mutex<Option<Vec<u8>>>,
     /// Folders whose own entries are known to be on the disk.
     durable: Mutex<HashSet<PathBuf>>,
     next_temp: AtomicU64,
@@ -52,7 +51,7 @@ impl Files {
     pub(super) fn new(root: &Path) -> Files {
         Files {
             root: root.to_owned(),
-            format: OnceLock::new(),
+            format: Mutex::default(),
             durable: Mutex::default(),
             next_temp: AtomicU64::new(0),
             swept: AtomicBool::new(false),
@@ -87,17 +86,22 @@ impl Files {
         }
     }
 
+    /// The format object is to be these bytes from now on: we write it ourselves.
+    pub(super) fn expect_format(&self, bytes: &[u8]) {
+        *self.format.lock() = Some(bytes.to_vec());
+    }
+
     fn check_format(&self, what: String) -> Result<(), RemoteError> {
         let found = match fs::read(self.root.join(FORMAT_KEY)) {
             Ok(found) => Some(found),
             Err(error) if super::is_absence(&error) => None,
             Err(error) => return Err(failure(&what, "read the format of", &error)),
         };
-        let cause = match (self.format.get(), found) {
+        let mut known = self.format.lock();
+        let cause = match (known.as_ref(), found) {
             (None, None) => return Ok(()),
             (None, Some(found)) => {
-                // Another thread may have been first; the next look compares.
-                let _ = self.format.set(found);
+                *known = Some(found);
                 return Ok(());
             }
             (Some(known), Some(found)) if *known == found => return Ok(()),

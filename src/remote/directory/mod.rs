@@ -30,6 +30,7 @@ use super::store::clamp;
 use super::{
     OBJECT_LEN_MAX, Object, ObjectMeta, ObjectStore, PutMode, RemoteError, Stored, Version, key,
 };
+use crate::format::FORMAT_KEY;
 use crate::types::Time;
 
 /// A store in a directory. Several may be open on one, in any number of processes.
@@ -161,6 +162,9 @@ fn put(files: &Files, key: &str, bytes: &[u8], mode: &PutMode) -> Result<Stored,
     let written =
         stamp::stamp(&lock, temp.file()).map_err(|error| failure(key, "touch", &error))?;
     temp.publish(key, &path, mode)?;
+    if key == FORMAT_KEY {
+        files.expect_format(bytes);
+    }
     // From here on the put is seen: a failure leaves open whether it lasts.
     files.sync_folder(folder).map_err(|error| match mode {
         PutMode::Any => failure(key, "sync the folder of", &error),
