@@ -98,8 +98,7 @@ def commit_something(repository):
     with open(repository / "notes.txt", "w") as out:
         out.write("what was found out\n")
     run("git", "-C", repository, "add", "notes.txt")
-    run("git", "-C", repository, "-c", "user.name=bench", "-c", "user.email=bench@localhost",
-        "commit", "-q", "-m", "notes")
+    run("git", "-C", repository, "commit", "-q", "-m", "notes")
 
 
 def fill(path, material, work, big_mib, timeout):

@@ -127,6 +127,11 @@ impl Cutter<'_> {
 }
 
 impl Draft {
+    /// Whether all its chunks are in the store.
+    pub fn is_stored(&self, slot_of: impl Fn(&ChunkId) -> Option<PackSlot>) -> bool {
+        self.chunks.iter().all(|(_, id)| slot_of(id).is_some())
+    }
+
     /// The piece's new extents, if all its chunks are in the store.
     pub fn region(
         &self,

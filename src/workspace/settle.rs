@@ -190,7 +190,7 @@ impl Active {
             self.bound_drafts(settling, fetch)?;
             if let Some(draft) = self.settle_piece(&settling.drafts, (ino, from), fetch)? {
                 cut += draft.staged_bytes;
-                if draft.region(from, |id| self.chunks.slot_of(id)).is_some() {
+                if draft.is_stored(|id| self.chunks.slot_of(id)) {
                     // All of it was there before: no pack will tell.
                     settling.packs_seen = u64::MAX;
                 }
