@@ -113,6 +113,14 @@ pub enum Op {
         dir: Pick,
         at_once: u8,
     },
+    /// Asks whether a file may be read, written, executed: bits as `access` has them. The kernel
+    /// decides that, by the attributes.
+    #[allow(dead_code, reason = "only a mount is asked")]
+    Access {
+        file: Pick,
+        mask: u8,
+        root: bool,
+    },
     /// The kernel forgets an inode.
     Forget {
         file: Pick,
@@ -314,6 +322,11 @@ pub fn attribute_op() -> BoxedStrategy<Op> {
         (any::<u8>(), 0_u8..6, 0_u16..2000, xattr_mode())
             .prop_map(|(file, name, len, mode)| Op::SetXattr { file, name, len, mode }),
         (any::<u8>(), 0_u8..6).prop_map(|(file, name)| Op::RemoveXattr { file, name }),
+        (any::<u8>(), 0_u8..8, any::<bool>()).prop_map(|(file, mask, root)| Op::Access {
+            file,
+            mask,
+            root
+        }),
     ]
     .boxed()
 }

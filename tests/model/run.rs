@@ -162,6 +162,12 @@ impl Run {
                 }
                 (Answer::Done, Answer::Done)
             }
+            Op::Access { file, .. } => {
+                let ino = self.any(*file);
+                let real = self.machine().fs.getattr(&Caller::root(WAIT), ino);
+                assert_eq!(real.unwrap(), self.model.nodes[&ino].attr(), "inode {ino}");
+                (Answer::Done, Answer::Done)
+            }
             Op::Forget { file } => {
                 let ino = self.any(*file);
                 if let Some(count) = self.lookups.remove(&ino) {
@@ -482,7 +488,13 @@ impl Run {
             }
         }
         let counters = fs.namespace().counters();
-        assert_eq!((counters.inodes, counters.bytes), self.model.totals(), "totals");
+        let (inodes, bytes) = self.model.totals();
+        assert_eq!((counters.inodes, counters.bytes), (inodes, bytes), "totals");
+        let stat = fs.statfs(&caller).unwrap();
+        let used = bytes.div_ceil(u64::from(stat.block_bytes));
+        assert_eq!(stat.blocks - stat.blocks_free, used, "blocks that are used");
+        assert_eq!(stat.inodes - stat.inodes_free, inodes, "inodes that are used");
+        assert_eq!(stat.name_len_max, 255);
         let local = Caller::root(Fetch::LocalOnly);
         let gone = Ino(fs.namespace().next_ino().0 + 5);
         assert!(matches!(fs.getattr(&local, gone), Err(FsError::NotFound)));

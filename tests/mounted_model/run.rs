@@ -9,7 +9,7 @@ use dormouse::control::{Client, Command, Registry};
 use crate::differences::{is_left_out, is_same};
 use crate::facts::{self, Tree};
 use crate::ops::Op;
-use crate::side::{Chosen, Side, Target};
+use crate::side::{Answer, Chosen, Side, Target};
 use crate::support::World;
 
 /// Most files that are held open.
@@ -30,7 +30,7 @@ impl Run {
         // As long as the mountpoint's, so that a path that is too long is so on both sides.
         let plain = world.path("pl");
         std::fs::create_dir(&plain).unwrap();
-        let run = Run {
+        let mut run = Run {
             mount: Side { base: world.ws(), held: Vec::new() },
             plain: Side { base: plain, held: Vec::new() },
             world,
@@ -39,7 +39,17 @@ impl Run {
         run.start();
         for base in [&run.mount.base, &run.plain.base] {
             use std::os::unix::fs::PermissionsExt as _;
-            std::fs::set_permissions(base, std::fs::Permissions::from_mode(0o777)).unwrap();
+            let open = |path: &Path, mode| {
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+            };
+            open(base, 0o777);
+            // Otherwise nobody but root would get to it, on either side.
+            open(base.parent().expect("it is in the world's directory"), 0o755);
+        }
+        let chosen = Chosen { targets: vec![Target::Path("".into())], dirs: vec![], step: 0 };
+        for side in [&mut run.mount, &mut run.plain] {
+            let all = Op::Access { file: 0, mask: 7, root: false };
+            assert_eq!(side.apply(&all, &chosen), Answer::Done, "{:?}", side.base);
         }
         run
     }
@@ -166,6 +176,7 @@ impl Run {
             Op::Chmod { file, .. }
             | Op::Chown { file, .. }
             | Op::Utimes { file, .. }
+            | Op::Access { file, .. }
             | Op::SetXattr { file, .. }
             | Op::RemoveXattr { file, .. } => (vec![anything(file)], vec![]),
             Op::Write { file: pick, .. }

@@ -150,6 +150,9 @@ impl Side {
             Op::List { .. } => {
                 facts::list(&self.path(&chosen.dirs[0])).map_or_else(Answer::Fails, Answer::Names)
             }
+            Op::Access { mask, root, .. } => {
+                self.access(&chosen.targets[0], i32::from(*mask), *root)
+            }
             Op::Copy { .. } => self.copy(op, chosen),
             _ => match self.open(&chosen.targets[0]) {
                 Ok(file) => content(op, &file, chosen.step),
@@ -242,6 +245,22 @@ impl Side {
             }
             _ => unreachable!("not an operation on attributes"),
         }
+    }
+
+    /// What the user may do with a file; of a link, with the link.
+    fn access(&self, target: &Target, mask: libc::c_int, root: bool) -> Answer {
+        let path = self.way(target);
+        let no_follow = match target {
+            Target::Held(_) => 0,
+            Target::Path(_) => libc::AT_SYMLINK_NOFOLLOW,
+        };
+        let flags = libc::AT_EACCESS | no_follow;
+        let _user = Acting::user(root);
+        // The C library's own looks at modes by itself. SAFETY: the path ends with NUL.
+        let may = unsafe {
+            libc::syscall(libc::SYS_faccessat2, libc::AT_FDCWD, path.as_ptr(), mask, flags)
+        };
+        done(may as libc::c_int)
     }
 
     /// The times that were set, as they are then.
