@@ -169,18 +169,22 @@ impl Active {
             }
             (mount.head.clone(), mount.version.clone())
         };
-        let known = head.nonce;
+        let known = head.clone();
         loop {
             let next = NextHead::with_lease(&head, Some(self.lease()), false);
             self.mount.lock().tried.push(next.head().nonce);
             self.keep_tried()?;
             match head::swap(&self.remote, from, &next, &[])? {
-                Swapped::Won(version) => {
+                Swapped::Won(version) if head.snapshot == known.snapshot => {
                     self.note_swap(next.head().clone(), version);
                     return Ok(());
                 }
+                Swapped::Won(_) => {
+                    self.note_renewal_in_doubt();
+                    return Ok(());
+                }
                 Swapped::Lost(found)
-                    if found.head.nonce == known
+                    if found.head.nonce == known.nonce
                         || self.mount.lock().tried.contains(&found.head.nonce) =>
                 {
                     (head, from) = (found.head, Some(found.version));
@@ -198,6 +202,16 @@ impl Active {
         mount.renewed_at = self.clock.monotonic();
         mount.renew_now = false;
         self.keep_head(&mount);
+    }
+
+    /// The head in the store now has a state that an earlier swap put there, which this mount
+    /// never got to know as its own, and which the overlay does not lie on. It stays in doubt
+    /// until a seal puts one there that is known, and so does its version: a swap finds it again
+    /// by `tried`. What is kept for a daemon that takes over holds as it is.
+    fn note_renewal_in_doubt(&self) {
+        let mut mount = self.mount.lock();
+        mount.renewed_at = self.clock.monotonic();
+        mount.renew_now = false;
     }
 
     /// Before a swap: without it, whoever takes over could not tell its outcome.
