@@ -201,6 +201,27 @@ fn hibernate_by_name_means_a_dead_writer_before_a_mount_that_only_looks() {
     assert_in_store(&world, "precious");
 }
 
+/// Where the cache directory is named, no other mount of that name is meant.
+#[test]
+fn hibernate_of_a_named_cache_directory_means_the_dead_writer_in_it() {
+    let world = World::new();
+    world.mount();
+    fs::write(world.ws().join("first"), "sealed").unwrap();
+    world.ok(&["checkpoint", &world.text("ws")]);
+    let caches = fs::read_dir(world.path("caches")).unwrap();
+    let names: Vec<_> = caches.map(|entry| entry.unwrap().path()).collect();
+    let [cache] = &names[..] else { panic!("one mount, and caches {names:?}") };
+    let cache = cache.to_str().unwrap();
+    fs::create_dir(world.path("looking")).unwrap();
+    world.ok(&["mount", "--read-only", "w", &world.text("looking")]);
+    fs::write(world.ws().join("f"), "precious").unwrap();
+    world.crash();
+    world.ok(&["hibernate", "--cache-dir", cache, "w"]);
+    assert!(is_mounted(&world.path("looking")));
+    world.ok(&["unmount", &world.text("looking")]);
+    assert_in_store(&world, "precious");
+}
+
 #[test]
 fn hibernate_with_the_store_away_stays_mounted_and_can_be_given_again() {
     let world = World::new();

@@ -136,6 +136,32 @@ fn the_same_100_mib_under_two_names_are_uploaded_once() {
     assert!(files.read("two") == content);
 }
 
+/// No pack will be stored that tells.
+#[test]
+fn a_file_whose_chunks_are_all_in_the_store_has_left_the_journal_once_it_is_settled() {
+    let world = World::new();
+    let workspace = world.resume("a");
+    let files = world.files(&workspace);
+    files.write("f", &noise(1, 3 << 20));
+    checkpoint(&workspace).unwrap();
+    // A pack's worth, and some more that waits for the next.
+    files.write("other", &noise(2, 20 << 20));
+    let unsynced = || workspace.status().unsynced;
+    // Until its pack is stored and has been heard of.
+    let deadline = world.clock.monotonic() + Duration::from_secs(20);
+    while unsynced().bytes >= 8 << 20 {
+        assert!(world.clock.monotonic() < deadline, "{:?}", workspace.status());
+        workspace.settle(true).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let waiting = unsynced().bytes;
+    world.counts.reset();
+    files.write("again", &noise(1, 3 << 20));
+    workspace.settle(true).unwrap();
+    assert_eq!(world.counts.count(Op::Put, "packs/"), 0);
+    assert_eq!(unsynced().bytes, waiting);
+}
+
 #[test]
 fn files_deleted_before_they_settle_cost_no_upload() {
     let world = World::new();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dormouse::fs::{At, FsError};
 use dormouse::remote::{Fault, Op, PutMode, When};
-use dormouse::types::Ino;
+use dormouse::types::{ConnectionId, Ino};
 use dormouse::workspace::{Store, WorkspaceError};
 
 use crate::world::{World, checkpoint, hibernate, name, noise};
@@ -407,4 +407,34 @@ fn a_head_or_format_that_is_damaged_on_its_way_is_fetched_again() {
     }
     world.faults.inject(When::every(Op::Get, "/head"), Fault::Corrupt(40));
     assert!(matches!(world.try_resume(&world.options("c")), Err(WorkspaceError::Corrupt { .. })));
+}
+
+/// The mount in between kept no note of its head (it had no keeper), so the one of the mount before
+/// it is still there, and says nothing about this one.
+#[test]
+fn a_mount_is_taken_over_by_its_own_head_and_by_no_earlier_mount_s() {
+    let world = World::new();
+    let mut kept = world.options("a");
+    kept.keeps_head = true;
+    drop(world.try_resume(&kept).unwrap());
+    let between = world.resume("a");
+    world.files(&between).write("f", b"of the second mount");
+    checkpoint(&between).unwrap();
+    drop(between);
+    let mut taking_over = kept.clone();
+    taking_over.local.connection = Some(ConnectionId(7));
+    let workspace = world.try_resume(&taking_over).unwrap();
+    assert_eq!(world.files(&workspace).read("f"), b"of the second mount");
+    let epoch = workspace.status().epoch;
+    world.files(&workspace).write("g", b"of the third");
+    checkpoint(&workspace).unwrap();
+    drop(workspace);
+    // Its own head: no request, and the same epoch.
+    world.counts.reset();
+    let workspace = world.try_resume(&taking_over).unwrap();
+    assert_eq!(world.counts.log(), []);
+    assert_eq!(workspace.status().epoch, epoch);
+    let before = world.files(&workspace).facts();
+    let moved = world.move_to(workspace, "b");
+    assert_eq!(world.files(&moved).facts(), before);
 }
