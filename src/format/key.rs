@@ -17,6 +17,8 @@
 use std::borrow::Borrow;
 use std::fmt;
 
+use smallvec::SmallVec;
+
 use crate::types::Ino;
 
 /// Longest key that a decoder accepts: 9 bytes, a hash and the longest name or xattr name.
@@ -40,9 +42,12 @@ pub enum Tag {
     Local = 6,
 }
 
+/// Keys up to this length need no memory of their own: all but those of longer names.
+const INLINE_LEN: usize = 32;
+
 /// A record's key; see the module's diagram.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(Box<[u8]>);
+pub struct Key(SmallVec<[u8; INLINE_LEN]>);
 
 /// What a key says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,29 +118,29 @@ impl Key {
     /// Exclusive end of the inode's records with this tag.
     #[must_use]
     pub fn tag_end(ino: Ino, tag: Tag) -> Key {
-        let mut bytes = ino.0.to_be_bytes().to_vec();
+        let mut bytes = SmallVec::from_slice(&ino.0.to_be_bytes());
         bytes.push(tag as u8 + 1);
-        Key(bytes.into())
+        Key(bytes)
     }
 
     /// The least bytes greater than this key: where a scan goes on. Not a record's key.
     #[must_use]
     pub fn successor(&self) -> Key {
-        let mut bytes = Vec::with_capacity(self.0.len() + 1);
+        let mut bytes = SmallVec::with_capacity(self.0.len() + 1);
         bytes.extend_from_slice(&self.0);
         bytes.push(0);
-        Key(bytes.into())
+        Key(bytes)
     }
 
     /// Checks and takes bytes from a node or a journal.
     pub fn from_bytes(bytes: &[u8]) -> Result<Key, KeyError> {
         KeyParts::parse(bytes)?;
-        Ok(Key(bytes.into()))
+        Ok(Key(SmallVec::from_slice(bytes)))
     }
 
     /// Takes bytes that [`KeyParts::parse`] has accepted.
     pub(super) fn from_checked(bytes: &[u8]) -> Key {
-        Key(bytes.into())
+        Key(SmallVec::from_slice(bytes))
     }
 
     /// The key's bytes.
@@ -160,11 +165,11 @@ impl Key {
 
     fn build(ino: Ino, tag: Tag, suffix: &[&[u8]]) -> Key {
         let len = 9 + suffix.iter().map(|part| part.len()).sum::<usize>();
-        let mut bytes = Vec::with_capacity(len);
+        let mut bytes = SmallVec::with_capacity(len);
         bytes.extend_from_slice(&ino.0.to_be_bytes());
         bytes.push(tag as u8);
         suffix.iter().for_each(|part| bytes.extend_from_slice(part));
-        Key(bytes.into())
+        Key(bytes)
     }
 }
 
@@ -182,7 +187,7 @@ impl<'a> KeyParts<'a> {
             1 if suffix.is_empty() => Ok(KeyParts::Attr(ino)),
             2 => {
                 let (hash, name) = suffix.split_first_chunk::<8>().ok_or(KeyError)?;
-                crate::types::Name::new(name).map_err(|_| KeyError)?;
+                crate::types::Name::check(name).map_err(|_| KeyError)?;
                 Ok(KeyParts::Entry(ino, u64::from_be_bytes(*hash), name))
             }
             3 if (1..=255).contains(&suffix.len()) => Ok(KeyParts::Xattr(ino, suffix)),

@@ -77,7 +77,9 @@ pub struct Extent {
 /// Encodes an attribute record.
 #[must_use]
 pub fn encode_attr(attr: &Attr) -> Vec<u8> {
-    let mut out = Vec::with_capacity(83 + attr.target.len());
+    // To the byte: a longer buffer costs the record another allocation.
+    let tail = if attr.kind == Kind::Directory { 8 } else { attr.target.len() };
+    let mut out = Vec::with_capacity(83 + tail);
     out.push(attr.kind as u8);
     out.extend_from_slice(&((attr.mode & 0o7777) as u16).to_le_bytes());
     for number in [attr.uid, attr.gid, attr.nlink, attr.rdev] {
@@ -139,7 +141,8 @@ pub fn decode_attr(bytes: &[u8]) -> Result<Attr, FormatError> {
 /// Encodes an entry record.
 #[must_use]
 pub fn encode_entry(entry: EntryRecord) -> Vec<u8> {
-    let mut out = entry.ino.0.to_le_bytes().to_vec();
+    let mut out = Vec::with_capacity(9);
+    out.extend_from_slice(&entry.ino.0.to_le_bytes());
     out.push(entry.kind as u8);
     out
 }

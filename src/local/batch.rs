@@ -24,6 +24,9 @@ pub struct CarriedOut {
     pub result: u64,
 }
 
+/// A created file has its attributes, its entry, its directory's attributes and the counters.
+const RECORDS_USUAL: usize = 6;
+
 /// Records that change together: after a crash either all of them are there or none. Of two
 /// changes of one key the later one holds.
 #[derive(Debug, Clone, Default)]
@@ -60,12 +63,20 @@ impl Batch {
 
     /// Sets a record.
     pub fn put(&mut self, key: Key, value: impl Into<Bytes>) {
-        self.records.push((key, Slot::Value(value.into())));
+        self.push(key, Slot::Value(value.into()));
     }
 
     /// Removes a record, also the base's.
     pub fn delete(&mut self, key: Key) {
-        self.records.push((key, Slot::Tombstone));
+        self.push(key, Slot::Tombstone);
+    }
+
+    fn push(&mut self, key: Key, slot: Slot) {
+        if self.records.is_empty() {
+            // As many as most changes have, at once.
+            self.records.reserve(RECORDS_USUAL);
+        }
+        self.records.push((key, slot));
     }
 
     /// The changes, in order.

@@ -10,7 +10,8 @@ use crate::types::{ChunkId, PackId};
 const SLOT_LEN: usize = 40;
 
 pub(super) fn get(rocks: &Rocks, id: &ChunkId) -> Result<Option<PackSlot>, LocalError> {
-    let found = rocks.db.get_pinned_cf(rocks.family(Family::Known), id.as_bytes());
+    let found =
+        rocks.db.get_pinned_cf_opt(rocks.family(Family::Known), id.as_bytes(), &rocks.reads);
     Ok(found.map_err(rocks::failed)?.and_then(|bytes| decode(&bytes)))
 }
 

@@ -94,7 +94,10 @@ impl Overlay {
             }
         }
         // No table has it, so RocksDB says what it was a moment ago, or something newer.
-        let found = self.rocks.db.get_pinned_cf(self.rocks.family(Family::Overlay), key);
+        let found = {
+            let family = self.rocks.family(Family::Overlay);
+            self.rocks.db.get_pinned_cf_opt(family, key, &self.rocks.reads)
+        };
         match found.map_err(rocks::failed)? {
             Some(encoded) => rocks::decode_slot(&encoded).map(Some),
             None => Ok(None),

@@ -68,6 +68,8 @@ impl Family {
 /// The database.
 pub(super) struct Rocks {
     pub(super) db: DB,
+    /// Of reads of one key: made once, as each read makes its own else.
+    pub(super) reads: ReadOptions,
     unlogged: WriteOptions,
 }
 
@@ -89,7 +91,7 @@ impl Rocks {
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
         unlogged.set_memtable_insert_hint_per_batch(true);
-        Ok(Rocks { db, unlogged })
+        Ok(Rocks { db, reads: ReadOptions::default(), unlogged })
     }
 
     pub(super) fn family(&self, family: Family) -> &ColumnFamily {

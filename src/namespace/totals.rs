@@ -109,9 +109,7 @@ pub(super) fn at_cut(
 }
 
 fn encode(counters: Counters) -> Vec<u8> {
-    let mut bytes = counters.inodes.to_le_bytes().to_vec();
-    bytes.extend_from_slice(&counters.bytes.to_le_bytes());
-    bytes
+    [counters.inodes.to_le_bytes(), counters.bytes.to_le_bytes()].concat()
 }
 
 fn decode(bytes: &[u8]) -> Result<Counters, NamespaceError> {

@@ -3,15 +3,20 @@
 use std::fmt;
 use std::str::FromStr;
 
+use smallvec::SmallVec;
+
 /// Longest directory entry name, in bytes (Linux `NAME_MAX`).
 pub const NAME_LEN_MAX: usize = 255;
 
 /// Longest workspace name, in bytes.
 const WORKSPACE_NAME_LEN_MAX: usize = 128;
 
+/// Names up to this length need no memory of their own.
+const INLINE_LEN: usize = 24;
+
 /// A directory entry's name: 1 to 255 bytes, any but `/` and NUL, neither `.` nor `..`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Box<[u8]>);
+pub struct Name(SmallVec<[u8; INLINE_LEN]>);
 
 /// Why bytes are not a [`Name`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +32,12 @@ pub enum NameError {
 impl Name {
     /// Checks and takes a name.
     pub fn new(bytes: &[u8]) -> Result<Name, NameError> {
+        Name::check(bytes)?;
+        Ok(Name(SmallVec::from_slice(bytes)))
+    }
+
+    /// Whether these bytes are a name.
+    pub fn check(bytes: &[u8]) -> Result<(), NameError> {
         if bytes.len() > NAME_LEN_MAX {
             return Err(NameError::TooLong);
         }
@@ -34,7 +45,7 @@ impl Name {
         if reserved || bytes.iter().any(|&byte| byte == b'/' || byte == 0) {
             return Err(NameError::Invalid);
         }
-        Ok(Name(bytes.into()))
+        Ok(())
     }
 
     /// The name's bytes.

@@ -87,7 +87,7 @@ fn a_change_is_one_write_and_a_look_at_what_is_in_memory_none() {
         let at = At { directory: parent, name: &absent[number as usize] };
         fs.lookup(&caller, at.directory, at.name).unwrap_err();
     });
-    check("look up an absent name", &cost_of, (2.1, 0.0, 0.0));
+    check("look up an absent name", &cost_of, (0.1, 0.0, 0.0));
     let cost_of = cost(|number| {
         fs.lookup(&caller, parent, &names[number as usize]).unwrap();
     });
@@ -99,11 +99,11 @@ fn a_change_is_one_write_and_a_look_at_what_is_in_memory_none() {
     let cost_of = cost(|number| {
         fs.write(&caller, of(number), 0, &data, false).unwrap();
     });
-    check("write 4 KiB to an empty file", &cost_of, (26.0, 0.0, 1.0));
+    check("write 4 KiB to an empty file", &cost_of, (19.0, 0.0, 1.0));
     let cost_of = cost(|number| {
         fs.write(&caller, of(number), 4096, &data, false).unwrap();
     });
-    check("append 4 KiB", &cost_of, (26.0, 0.0, 1.0));
+    check("append 4 KiB", &cost_of, (20.0, 0.0, 1.0));
     let cost_of = cost(|number| {
         fs.read(&caller, of(number), 0, 4096).unwrap();
     });
@@ -112,11 +112,11 @@ fn a_change_is_one_write_and_a_look_at_what_is_in_memory_none() {
         let new = name(&format!("new{number}"));
         fs.create(&caller, At { directory: parent, name: &new }, 0o644, true).unwrap();
     });
-    check("create", &cost_of, (24.0, 0.0, 1.01));
+    check("create", &cost_of, (12.0, 0.0, 1.01));
     let cost_of = cost(|number| {
         fs.unlink(&caller, At { directory: parent, name: &names[number as usize] }).unwrap();
     });
-    check("unlink", &cost_of, (22.0, 0.0, 1.01));
+    check("unlink", &cost_of, (10.0, 0.0, 1.01));
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_settled_file_is_read_from_memory_or_with_one_read() {
     let cost_of = cost(|number| {
         fs.read(&caller, made[number as usize], 0, 4096).unwrap();
     });
-    check("first read of a settled file", &cost_of, (42.0, 1.2, 0.0));
+    check("first read of a settled file", &cost_of, (33.0, 1.2, 0.0));
     let cost_of = cost(|number| {
         fs.read(&caller, made[number as usize], 0, 4096).unwrap();
     });
