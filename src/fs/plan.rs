@@ -192,14 +192,14 @@ impl Filesystem {
         edit: &mut dyn FnMut(&ExtentMap, StagedAt) -> Edit,
     ) -> Result<(), FsError> {
         plan.grow_covered(locked, ino, covered)?;
-        Plan::encode_attrs(&plan.attrs, &mut plan.batch);
-        let batch = std::mem::take(&mut plan.batch);
         let mut done = Edit::default();
         let map = extents(locked, ino)?;
         self.namespace.commit_with_data(&[data], plan.growth, &mut |at| {
-            let mut batch = batch.clone();
+            // Nearly always empty, which costs nothing to copy.
+            let mut batch = plan.batch.clone();
             done = edit(map, at);
             put_edit(&mut batch, ino, &done);
+            Plan::encode_attrs(&plan.attrs, &mut batch);
             batch
         })?;
         debug_assert_eq!(done.covered, covered);

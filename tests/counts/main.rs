@@ -99,11 +99,11 @@ fn a_change_is_one_write_and_a_look_at_what_is_in_memory_none() {
     let cost_of = cost(|number| {
         fs.write(&caller, of(number), 0, &data, false).unwrap();
     });
-    check("write 4 KiB to an empty file", &cost_of, (19.0, 0.0, 1.0));
+    check("write 4 KiB to an empty file", &cost_of, (16.0, 0.0, 1.0));
     let cost_of = cost(|number| {
         fs.write(&caller, of(number), 4096, &data, false).unwrap();
     });
-    check("append 4 KiB", &cost_of, (20.0, 0.0, 1.0));
+    check("append 4 KiB", &cost_of, (17.0, 0.0, 1.0));
     let cost_of = cost(|number| {
         fs.read(&caller, of(number), 0, 4096).unwrap();
     });
