@@ -26,6 +26,7 @@ mod receipt;
 mod settings;
 mod signals;
 mod spawn;
+mod throw_away;
 mod units;
 mod wiring;
 
