@@ -13,6 +13,8 @@ say() {
 }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+
 # need_packages PACKAGE...: installs those that are missing.
 need_packages() {
     local missing=() package

@@ -7,8 +7,6 @@
 servers_dir=$PWD/target/test-servers
 server_pids=()
 
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
-
 # wait_for_port PORT NAME
 wait_for_port() {
     for _ in $(seq 200); do

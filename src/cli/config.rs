@@ -41,9 +41,13 @@ pub fn load(named: Option<&Path>) -> Outcome<Config> {
         Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {
             return Ok(Config::default());
         }
-        Err(error) => return Err(Failure::usage(format!("{}: {error}", path.display()))),
+        Err(error) => return Err(failure(path, &error)),
     };
-    Config::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+    Config::parse(&text).map_err(|error| failure(path, &error))
+}
+
+fn failure(path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::usage(format!("the configuration file {}: {error}", path.display()))
 }
 
 fn read(path: &Path) -> io::Result<String> {

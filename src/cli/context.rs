@@ -126,10 +126,15 @@ impl Context {
     pub fn died(&self, entry: &Registration) -> Failure {
         let mountpoint = entry.mountpoint.display();
         let message = format!("{mountpoint}: its daemon (process {}) has died", entry.pid);
+        let cache_dir = entry.cache_dir.display();
+        let root = paths::default_cache_root(&self.env).ok();
+        let flag = match entry.cache_dir.parent() == root.as_deref() {
+            true => String::new(),
+            false => format!(" --cache-dir {cache_dir}"),
+        };
         Failure::new(Code::NotFound, message).hint(format!(
-            "nothing that was written is lost: `dormouse mount` goes on, `dormouse hibernate \
-             {mountpoint}` puts it into the store; local data: {}",
-            entry.cache_dir.display()
+            "nothing that was written is lost: `dormouse mount{flag}` goes on, `dormouse hibernate \
+             {mountpoint}` puts it into the store; local data: {cache_dir}"
         ))
     }
 

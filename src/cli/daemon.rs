@@ -21,6 +21,7 @@ use super::logging::{self, Log};
 use super::settings::{MountSettings, View};
 use super::signals;
 use super::spawn::Report;
+use super::throw_away;
 use super::wiring::{self, Kept};
 use crate::control::{self, Command, Event, Handlers, Process, Registration, Server};
 use crate::fuse::Mounted;
@@ -119,8 +120,12 @@ fn start_and_serve(
     let inheritance = inheritance.flatten();
     let heir = Heir { keeper, inheritance };
     let takes_over = heir.inheritance.is_some();
+    let local = settings.workspace.clone();
     let started = start(context, (settings, heir), early.as_ref(), wishes);
     let daemon = Arc::new(started.inspect_err(|failure| {
+        if !takes_over {
+            throw_away::give_up(&local, failure);
+        }
         if takes_over {
             // Nobody waits for this process to say so.
             tracing::error!(code = failure.code.number(), "can't take the mount over: {failure}");
@@ -135,6 +140,7 @@ fn start_and_serve(
         withdraw(context, &daemon);
         return Err(leave::undo(&daemon, failure));
     }
+    throw_away::sweep(context, &daemon.settings.workspace);
     let left = leave::serve(&daemon);
     if left.is_handed_over {
         leave::hand_over(left, server, LAST_ANSWERS);
@@ -146,6 +152,9 @@ fn start_and_serve(
     match &outcome {
         Ok(()) => tracing::info!("left"),
         Err(failure) => tracing::error!(code = failure.code.number(), "{failure}"),
+    }
+    if outcome.is_ok() {
+        throw_away::remove(&daemon.settings.workspace);
     }
     outcome
 }

@@ -14,7 +14,7 @@ pub enum Code {
     Internal = 1,
     /// The command line, the configuration, or a path it names.
     Usage = 2,
-    /// The store did not answer in time.
+    /// The store did not answer in time, or was there before and is not now.
     Unreachable = 3,
     /// The store refused the credentials.
     Denied = 4,
@@ -54,7 +54,7 @@ pub const TABLE: [Row; 14] = [
     (
         Code::Unreachable,
         "unreachable",
-        "the store did not answer in time, or not all is in it yet",
+        "the store does not answer, or is gone; or not all is in it yet",
         "nothing is lost: try again; `hibernate` and `mount` go on from the local data",
     ),
     (Code::Denied, "denied", "the store refused the credentials", "correct them, try again"),
@@ -183,18 +183,6 @@ impl Failure {
     #[must_use]
     pub fn hint(mut self, hint: impl fmt::Display) -> Failure {
         self.hint = Some(hint.to_string());
-        self
-    }
-
-    /// The failure of a seal: a store that is missing is then a store that does not answer, as
-    /// "not found" would read as "nothing is mounted, all is well" to a script.
-    #[must_use]
-    pub fn of_seal(mut self) -> Failure {
-        if self.code == Code::NotFound {
-            self.code = Code::Unreachable;
-            // What it says is for a store that never was.
-            self.hint = None;
-        }
         self
     }
 

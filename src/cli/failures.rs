@@ -7,7 +7,8 @@ use crate::local::LocalError;
 use crate::remote::RemoteError;
 use crate::workspace::WorkspaceError;
 
-const KEPT: &str = "everything is kept in the cache directory; the same command can be given again";
+/// For a store that was there before.
+const GONE: &str = "is its volume mounted? Nothing is lost: what is not in the store is kept here";
 
 impl From<RemoteError> for Failure {
     fn from(error: RemoteError) -> Failure {
@@ -17,14 +18,24 @@ impl From<RemoteError> for Failure {
                 failure(Code::Usage).hint("a store is file:///DIR or s3://BUCKET[/PREFIX]")
             }
             RemoteError::Absent { .. } => failure(Code::NotFound),
-            RemoteError::NoStore { .. } => failure(Code::NotFound)
-                .hint("a bucket must exist; `dormouse init` makes the directory of a file: store"),
+            RemoteError::NoStore { .. } => failure(Code::NotFound).hint(
+                "is the address right, and its volume mounted? For a new store: `dormouse init` \
+                 makes the directory of a file: store; a bucket must exist",
+            ),
+            RemoteError::NotPermitted { .. } => failure(Code::Denied).hint(format!(
+                "user {} must be able to read and write it, and its file system not be mounted \
+                 read-only",
+                nix::unistd::geteuid()
+            )),
+            RemoteError::BadDirectory { .. } => {
+                failure(Code::Usage).hint("name another directory: --store file:///DIR")
+            }
             RemoteError::Denied { .. } => failure(Code::Denied).hint(
                 "credentials come from the standard AWS chain: AWS_ACCESS_KEY_ID and \
                  AWS_SECRET_ACCESS_KEY, --profile, web identity, instance metadata",
             ),
             RemoteError::Unavailable { .. } | RemoteError::Ambiguous { .. } => {
-                failure(Code::Unreachable).hint(KEPT)
+                failure(Code::Unreachable).hint("try again; --store-timeout waits longer")
             }
             RemoteError::Conflict { .. } => failure(Code::LeaseHeld),
             RemoteError::Full { .. } => failure(Code::NoSpace),
@@ -63,6 +74,28 @@ impl From<LocalError> for Failure {
     }
 }
 
+impl Failure {
+    /// The failure of a seal: a store that is missing is then a store that does not answer, as
+    /// "not found" would read as "nothing is mounted, all is well" to a script.
+    #[must_use]
+    pub fn of_seal(error: WorkspaceError) -> Failure {
+        let is_gone = matches!(
+            error,
+            WorkspaceError::NoStore | WorkspaceError::Remote(RemoteError::NoStore { .. })
+        );
+        let mut failure = Failure::from(error);
+        if is_gone {
+            failure.hint = Some(GONE.to_owned());
+        } else if failure.code == Code::NotFound {
+            failure.hint = None;
+        }
+        if failure.code == Code::NotFound {
+            failure.code = Code::Unreachable;
+        }
+        failure
+    }
+}
+
 impl From<WorkspaceError> for Failure {
     fn from(error: WorkspaceError) -> Failure {
         let failure = |code| Failure::new(code, &error);
@@ -72,7 +105,10 @@ impl From<WorkspaceError> for Failure {
             WorkspaceError::NoStore
             | WorkspaceError::NoWorkspace { .. }
             | WorkspaceError::NoSnapshot { .. } => failure(Code::NotFound),
-            WorkspaceError::LeaseHeld { .. } => failure(Code::LeaseHeld),
+            WorkspaceError::LeaseHeld { .. } => failure(Code::LeaseHeld).hint(
+                "wait, or mount with --steal if that machine is known to be dead: what it has not \
+                 put into the store stays on its disk",
+            ),
             WorkspaceError::Fenced { .. } => failure(Code::Fenced),
             WorkspaceError::Diverged { .. }
             | WorkspaceError::WrongDirectory { .. }
@@ -84,9 +120,12 @@ impl From<WorkspaceError> for Failure {
             WorkspaceError::Closed { .. }
             | WorkspaceError::NoRandom { .. }
             | WorkspaceError::NoThreads { .. } => failure(Code::Internal),
-            WorkspaceError::Unavailable { .. } | WorkspaceError::Stopped => {
-                failure(Code::Unreachable)
-            }
+            WorkspaceError::StoreGone { .. } => failure(Code::Unreachable).hint(GONE),
+            WorkspaceError::Unavailable { .. } => failure(Code::Unreachable).hint(
+                "nothing is lost: what is not in the store is kept on this machine, and a later \
+                 try goes on from there",
+            ),
+            WorkspaceError::Stopped => failure(Code::Unreachable),
             WorkspaceError::NewerFormat { .. } | WorkspaceError::Corrupt { .. } => {
                 failure(Code::Damaged)
             }
@@ -104,8 +143,7 @@ impl From<FuseError> for Failure {
             FuseError::AlreadyMounted { .. } | FuseError::Dead(_) | FuseError::Busy(_) => {
                 failure(Code::Busy)
             }
-            FuseError::NoDevice(_) => failure(Code::CannotMount)
-                .hint("a container needs --device /dev/fuse --cap-add SYS_ADMIN"),
+            FuseError::NoDevice(source) => failure(Code::CannotMount).hint(no_device(source)),
             FuseError::NoUring(_) => failure(Code::CannotMount),
             FuseError::Ended(_) => failure(Code::NotFound),
             FuseError::NoResend => failure(Code::CannotMount),
@@ -113,6 +151,21 @@ impl From<FuseError> for Failure {
                 failure(Code::CannotMount)
             }
             FuseError::Io { .. } => failure(Code::Internal),
+        }
+    }
+}
+
+/// What helps where `/dev/fuse` can't be opened.
+fn no_device(error: &std::io::Error) -> &'static str {
+    match error.raw_os_error() {
+        // By its permissions; what a container's rules forbid is EPERM.
+        Some(libc::EACCES) => {
+            "its permissions keep this user out: as root, `chmod 666 /dev/fuse` (the rules of \
+             package fuse3 do that at each boot), or mount as root"
+        }
+        _ => {
+            "load the kernel's module (`modprobe fuse`); a container needs --device /dev/fuse \
+             --cap-add SYS_ADMIN"
         }
     }
 }

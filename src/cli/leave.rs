@@ -23,7 +23,7 @@ use super::daemon::{Daemon, Wish};
 use super::exit::{Code, Failure, Outcome};
 use super::keeper::HANDED_OVER;
 use super::output::phase_name;
-use super::settings::MountSettings;
+use super::settings::{MountSettings, WorkspaceSettings};
 use crate::control::{Command, Event, Server};
 use crate::fuse::{FuseError, Mounted};
 use crate::workspace::{ProgressView, Receipt, Workspace};
@@ -164,7 +164,7 @@ pub fn checkpoint(daemon: &Daemon, report: &mut dyn FnMut(Event)) {
         report(Event::Progress(*view));
         ControlFlow::Continue(())
     });
-    let sealed = sealed.map_err(|error| Failure::from(error).of_seal());
+    let sealed = sealed.map_err(Failure::of_seal);
     match sealed.and_then(|receipt| to_value(&receipt)) {
         Ok(receipt) => report(Event::Done { receipt }),
         Err(failure) => report(Event::Failed(failure.to_refusal())),
@@ -198,14 +198,45 @@ fn hibernate(
     let sealed = seal(daemon, timeout_secs, report);
     let receipt = sealed.map_err(|failure| match daemon.mounted.has_ended() {
         true => close_after(&daemon.workspace, failure),
-        false => failure.also(format!(
-            "{} stays mounted; give the same command again",
-            daemon.settings.mountpoint.display()
-        )),
+        false => {
+            let more = stays_mounted(&daemon.settings.mountpoint, failure.code);
+            failure.also(more)
+        }
     })?;
     take_away(&daemon.mounted);
     close_sealed(&daemon.workspace);
     Ok(receipt)
+}
+
+/// What a mount is good for that could not be hibernated, and what may help.
+fn stays_mounted(mountpoint: &Path, code: Code) -> String {
+    let mountpoint = mountpoint.display();
+    match code {
+        Code::Fenced => format!(
+            "{mountpoint} stays mounted, read-only: copy out what was not sealed, then `dormouse \
+             unmount --keep-local {mountpoint}`"
+        ),
+        Code::Unreachable | Code::Denied | Code::NoSpace | Code::Busy => {
+            format!("{mountpoint} stays mounted; give the same command again")
+        }
+        _ => format!("{mountpoint} stays mounted"),
+    }
+}
+
+/// Where what could not be sealed is, once the mount is gone, and what goes on with it.
+fn kept_here(settings: &WorkspaceSettings, code: Code) -> String {
+    let (dir, name) = (settings.cache_dir.display(), &settings.name);
+    let flags = settings.cache_flags();
+    match code {
+        Code::Fenced => format!(
+            "what was not sealed before is kept in {dir}: `dormouse mount --cache-dir ANOTHER \
+             {name}` shows what the other writer made, and --discard-local drops what is here"
+        ),
+        _ => format!(
+            "not everything is in the store: it is kept in {dir}; `dormouse hibernate {flags}\
+             {name}` or `dormouse mount {flags}{name}` on this machine goes on"
+        ),
+    }
 }
 
 /// There is nothing to seal: says so in the receipt's words.
@@ -261,12 +292,8 @@ fn seal_and_close(
     }
     let settings = &daemon.settings.workspace;
     let receipt = seal(daemon, timeout_secs, report).map_err(|failure| {
-        close_after(&daemon.workspace, failure).also(format!(
-            "not everything is in the store: it is kept in {}; `dormouse hibernate {}` or \
-             `dormouse mount` on this machine goes on",
-            settings.cache_dir.display(),
-            settings.name
-        ))
+        let code = failure.code;
+        close_after(&daemon.workspace, failure).also(kept_here(settings, code))
     })?;
     close_sealed(&daemon.workspace);
     Ok(receipt)
@@ -294,7 +321,7 @@ fn seal(
             false => ControlFlow::Continue(()),
         }
     });
-    let receipt = sealed.map_err(|error| Failure::from(error).of_seal())?;
+    let receipt = sealed.map_err(Failure::of_seal)?;
     keep_receipt(&daemon.settings.workspace.cache_dir, &receipt);
     to_value(&receipt)
 }

@@ -7,11 +7,13 @@ use std::io::{self, IsTerminal as _, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
+use tracing::{Event, Level, Metadata};
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Context as LayerContext, Filter, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
@@ -63,7 +65,8 @@ fn begin(args: &LogArgs, default_level: &str, sink: Sink) -> Outcome<Log> {
         LogFormat::Json => layer.json().boxed(),
         LogFormat::Text => layer.boxed(),
     };
-    let layer = layer.with_filter(filter.and(filter_fn(may_be_told)));
+    let told = filter.and(filter_fn(may_be_told)).and(CredentialsOnce::default());
+    let layer = layer.with_filter(told);
     let started = tracing_subscriber::registry().with(layer).try_init();
     started.map_err(Failure::internal)?;
     let usual = std::panic::take_hook();
@@ -76,10 +79,26 @@ fn begin(args: &LogArgs, default_level: &str, sink: Sink) -> Outcome<Log> {
 
 /// Libraries say no more than what happened: below that level, those that sign requests write out
 /// headers, a session token among them.
-fn may_be_told(event: &tracing::Metadata<'_>) -> bool {
+fn may_be_told(event: &Metadata<'_>) -> bool {
     let target = event.target();
     let is_ours = target == "dormouse" || target.starts_with("dormouse::");
-    is_ours || *event.level() <= tracing::Level::INFO
+    is_ours || *event.level() <= Level::INFO
+}
+
+/// Each request that finds no credentials has the SDK say so, at length: once is enough.
+#[derive(Debug, Default)]
+struct CredentialsOnce(AtomicBool);
+
+impl<S> Filter<S> for CredentialsOnce {
+    fn enabled(&self, _: &Metadata<'_>, _: &LayerContext<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &LayerContext<'_, S>) -> bool {
+        let of = event.metadata();
+        let is_one = of.target().starts_with("aws_config::") && *of.level() <= Level::WARN;
+        !is_one || !self.0.swap(true, Ordering::Relaxed)
+    }
 }
 
 impl Log {
@@ -205,6 +224,23 @@ mod tests {
         let path = log.move_to(dir.path()).unwrap();
         log.write_all(b"late\n").unwrap();
         assert_eq!(std::fs::read_to_string(path).unwrap(), "early\nlate\n");
+    }
+
+    #[test]
+    fn that_there_are_no_credentials_is_said_once() {
+        let log = Log(Arc::new(Mutex::new(Sink::Early(Vec::new()))));
+        let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(log.clone());
+        let layer = layer.with_filter(filter_fn(may_be_told).and(CredentialsOnce::default()));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            for number in 0..3 {
+                tracing::warn!(target: "aws_config::meta::credentials::chain", "none {number}");
+                tracing::warn!(target: "aws_config::imds::region", "none {number}");
+                tracing::warn!("ours {number}");
+            }
+        });
+        let Sink::Early(text) = &*log.0.lock() else { panic!() };
+        let text = String::from_utf8_lossy(text);
+        assert_eq!((text.matches("none").count(), text.matches("ours").count()), (1, 3), "{text}");
     }
 
     #[test]

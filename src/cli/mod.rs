@@ -20,19 +20,19 @@ mod leave;
 mod logging;
 mod mount_helper;
 mod output;
+mod parse;
 mod paths;
 mod receipt;
 mod settings;
 mod signals;
 mod spawn;
+mod throw_away;
 mod units;
 mod wiring;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
-
-use clap::Parser as _;
 
 pub use self::config::Config;
 
@@ -54,19 +54,28 @@ pub fn main() -> ExitCode {
             Err(failure) => return ended(false, Err(failure)),
         };
     }
-    let cli = match Cli::try_parse_from(&line) {
+    let cli = match parse::parse(&line) {
         Ok(cli) => cli,
-        Err(error) => return not_understood(&error),
+        Err(error) => return not_understood(&error, &line),
     };
     let json = cli.json;
     ended(json, run(cli, &line))
 }
 
 /// Help and version go to standard output and are no failure; mistakes are usage errors.
-fn not_understood(error: &clap::Error) -> ExitCode {
+fn not_understood(error: &clap::Error, line: &[OsString]) -> ExitCode {
+    if error.use_stderr() && parse::wants_json(line) {
+        return ended(true, Err(parse::failure(error, line)));
+    }
     // Nothing can be done if even that can't be written.
     drop(error.print());
-    if error.use_stderr() { ExitCode::from(Code::Usage.number()) } else { ExitCode::SUCCESS }
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    if let Some(note) = parse::variable_at_fault(error, line) {
+        output::note(&note);
+    }
+    ExitCode::from(Code::Usage.number())
 }
 
 fn ended(json: bool, outcome: Outcome) -> ExitCode {

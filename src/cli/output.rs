@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::exit::{Failure, Outcome};
-use super::units::{ByteSize, Span};
+use super::units::{ByteSize, Span, count};
 use crate::types::{Clock, Time};
 use crate::workspace::{Phase, ProgressView};
 
@@ -153,7 +153,7 @@ fn plain_line(view: &ProgressView) -> String {
 }
 
 fn aside(view: &ProgressView) -> String {
-    let packs = format!("{} packs", view.packs_done);
+    let packs = count(view.packs_done, "pack");
     match view.remaining_secs {
         Some(left) => format!("{packs}, {} left", Span(Duration::from_secs(left))),
         None => packs,

@@ -63,6 +63,14 @@ pub fn cache_folder(store: &str, endpoint: Option<&str>, workspace: &str, of: Ca
     }
 }
 
+/// Whether this is what [`cache_folder`] calls a reader's folder.
+#[must_use]
+pub fn is_readers_folder(dir: &Path) -> bool {
+    let name = dir.file_name().and_then(OsStr::to_str);
+    let digits = name.and_then(|name| name.rsplit_once(".ro-")).map(|(_, digits)| digits);
+    digits.is_some_and(|it| it.len() == 8 && it.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 /// Absolute, without `.` and `..`, symbolic links followed as far as the path exists. The last
 /// component is not looked at, so that a mount whose daemon has died does not stop us.
 pub fn absolute(path: &Path, env: &Environment) -> Outcome<PathBuf> {
@@ -178,6 +186,9 @@ mod tests {
         assert_ne!(writer("s3://a/b"), other);
         let reader = cache_folder("s3://a/b", None, "w", CacheUse::Reader(Path::new("/mnt")));
         assert!(reader.starts_with(&writer("s3://a/b")) && reader != writer("s3://a/b"));
+        assert!(is_readers_folder(&Path::new("/c").join(reader)));
+        assert!(!is_readers_folder(&Path::new("/c").join(writer("s3://a/b"))));
+        assert!(!is_readers_folder(Path::new("/c/x.ro-12345")));
     }
 
     #[test]

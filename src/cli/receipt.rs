@@ -2,7 +2,7 @@
 
 use super::exit::{Failure, Outcome};
 use super::output;
-use super::units::ByteSize;
+use super::units::{ByteSize, count};
 use crate::workspace::Receipt;
 
 /// Prints a daemon's receipt: as it came with `--json`, otherwise a few lines.
@@ -20,10 +20,10 @@ fn text(receipt: &Receipt) -> String {
     let snapshot = receipt.snapshot.as_deref().unwrap_or("none");
     let changed = if receipt.changed { "sealed" } else { "unchanged since" };
     lines.push(format!("{}: {changed} snapshot {snapshot}", receipt.workspace));
-    lines.push(format!("  {} files, {}", receipt.inodes, ByteSize(receipt.bytes)));
-    let packs = receipt.data_packs + receipt.tree_packs;
+    lines.push(format!("  {}, {}", count(receipt.inodes, "file"), ByteSize(receipt.bytes)));
+    let packs = count(receipt.data_packs + receipt.tree_packs, "pack");
     lines.push(format!(
-        "  {packs} packs written ({}), {} confirmed in the store, {:.1} s",
+        "  {packs} written ({}), {} confirmed in the store, {:.1} s",
         ByteSize(receipt.bytes_uploaded),
         receipt.packs_confirmed,
         receipt.seconds

@@ -172,6 +172,10 @@ pub struct WorkspaceSettings {
     pub name: WorkspaceName,
     /// Absolute.
     pub cache_dir: PathBuf,
+    /// The flag that names it, or its root, where it is not in the default place.
+    cache_flag: Option<(&'static str, PathBuf)>,
+    /// Of a mount that only looks, and in the default place: of no use after it.
+    pub is_throw_away: bool,
     /// Budget of local data, bytes.
     pub cache_bytes: u64,
     /// For writing or for looking.
@@ -276,6 +280,14 @@ impl WorkspaceSettings {
     ) -> Outcome<WorkspaceSettings> {
         let name: WorkspaceName = name.parse().map_err(Failure::usage)?;
         let cache_dir = cache_dir(tuning, &store, name.as_str(), cache_use, env)?;
+        let is_writer = cache_use == CacheUse::Writer;
+        if is_writer && paths::is_readers_folder(&cache_dir) {
+            let dir = cache_dir.display();
+            let message = format!("{dir}: so the folders of read-only mounts are called");
+            return Err(Failure::usage(message).hint(
+                "they are removed without being asked for: give a --cache-dir of another name",
+            ));
+        }
         store.remote.upload_bytes_per_sec_max = tuning.upload_limit.map_or(0, |size| size.0);
         Ok(WorkspaceSettings {
             name,
@@ -291,10 +303,20 @@ impl WorkspaceSettings {
             unsynced_age_max: tuning.max_unsynced_age.map(|span| span.0),
             unsynced_bytes_max: tuning.max_unsynced_bytes.map_or(0, |size| size.0),
             settle_cpu_percent: settle_cpu(tuning)?,
+            cache_flag: cache_flag(tuning, env)?,
+            is_throw_away: !is_writer && tuning.cache_dir.is_none(),
             hot_bytes_max: tuning.hot_set_size.map(|size| size.0),
             store,
             cache_dir,
         })
+    }
+
+    /// Flags that lead to the same local data again, each with a blank behind it; nothing where
+    /// it is in the default place.
+    #[must_use]
+    pub fn cache_flags(&self) -> String {
+        let flag = |(name, path): &(&str, PathBuf)| format!("{name} {} ", path.display());
+        self.cache_flag.as_ref().map(flag).unwrap_or_default()
     }
 
     /// Whether nothing can be written.
@@ -331,6 +353,14 @@ fn cache_dir(
     };
     let endpoint = store.remote.endpoint.as_deref();
     Ok(root.join(paths::cache_folder(&store.url.to_string(), endpoint, workspace, of)))
+}
+
+fn cache_flag(tuning: &TuningArgs, env: &Environment) -> Outcome<Option<(&'static str, PathBuf)>> {
+    Ok(match (&tuning.cache_dir, &tuning.cache_root) {
+        (Some(dir), _) => Some(("--cache-dir", paths::absolute(dir, env)?)),
+        (None, Some(root)) => Some(("--cache-root", paths::absolute(root, env)?)),
+        (None, None) => None,
+    })
 }
 
 /// The budget of local data that flags name, or a fair share of the disk.

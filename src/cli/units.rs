@@ -67,6 +67,12 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// So many of something: `1 file`, `2 files`.
+#[must_use]
+pub fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 /// A duration, written as `90s`, `10m`, `1h 30m`, or a plain number of seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
@@ -159,6 +165,11 @@ mod tests {
             assert_eq!(ByteSize(bytes).to_string(), want);
         }
         assert_eq!(ByteSize(u64::MAX).to_string(), "16777215.9 TiB");
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!([0, 1, 2].map(|n| count(n, "file")), ["0 files", "1 file", "2 files"]);
     }
 
     #[test]

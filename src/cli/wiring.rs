@@ -12,9 +12,9 @@ use super::context::Context;
 use super::exit::{Code, Failure, Outcome};
 use super::keeper::Inheritance;
 use super::settings::{MountSettings, StoreSettings, View, WorkspaceSettings};
-use crate::control::process_start_ticks;
+use crate::control::{Liveness, Registration, process_start_ticks};
 use crate::fuse::{self, FuseError, MountOptions, Mounted, TransportChoice};
-use crate::local::LocalError;
+use crate::local::{self, LocalError};
 use crate::remote::Remote;
 use crate::types::{Clock, ConnectionId};
 use crate::workspace::{ResumeOptions, Store, Workspace, WorkspaceError};
@@ -81,8 +81,44 @@ pub fn resume(context: &Context, settings: &WorkspaceSettings, kept: Kept) -> Ou
             {
                 std::thread::sleep(DYING_OWNER_POLL);
             }
-            resumed => return Ok(resumed?),
+            Err(error) => return Err(refused(context, settings, error)),
+            Ok(workspace) => return Ok(workspace),
         }
+    }
+}
+
+/// Why the workspace can't be had; of a lease that this machine has, where to give it back.
+fn refused(context: &Context, settings: &WorkspaceSettings, error: WorkspaceError) -> Failure {
+    let (host, holder) = match &error {
+        WorkspaceError::LeaseHeld { host, holder, .. } => (host.clone(), *holder),
+        _ => return error.into(),
+    };
+    let failure = Failure::from(error);
+    // Names of machines may be the same; this is not.
+    let is_holder = |entry: &Registration| {
+        entry.workspace == settings.name.as_str()
+            && holder.is_some()
+            && local::id_of(&entry.cache_dir) == holder
+    };
+    let all = context.registry.list().unwrap_or_default();
+    match all.into_iter().find(|(entry, _)| is_holder(entry)) {
+        Some((entry, Liveness::Running)) => failure.hint(format!(
+            "it is mounted at {0} on this machine (process {1}): `dormouse hibernate {0}` first",
+            entry.mountpoint.display(),
+            entry.pid
+        )),
+        Some((entry, Liveness::Stale)) => failure.hint(format!(
+            "its daemon on this machine (process {}) has died, what it had is in {}: `dormouse \
+             hibernate {}` puts it into the store first",
+            entry.pid,
+            entry.cache_dir.display(),
+            entry.mountpoint.display()
+        )),
+        _ if host == context.env.host => failure.also(
+            "this machine is called so too: if its local data is in another place here, give \
+             --cache-dir or --cache-root as before",
+        ),
+        _ => failure,
     }
 }
 

@@ -12,7 +12,7 @@ const INODES_FREE: u64 = 1 << 31;
 
 impl Filesystem {
     /// Used: what all files' extents cover. Free: what the quota leaves; without one, the disk
-    /// space and budget that new bytes can use before they are in the store.
+    /// space, less its reserve, and budget that new bytes can use before they are in the store.
     pub fn statfs(&self, _caller: &Caller) -> Result<StatFs, FsError> {
         let counters = self.namespace.counters();
         let quota = self.namespace.quota();
@@ -20,7 +20,8 @@ impl Filesystem {
         // The cache gives way to what is written; staged bytes do not.
         let evictable = usage.cache_bytes;
         let budget_left = usage.budget.saturating_sub(usage.total.saturating_sub(evictable));
-        let mut free = budget_left.min(usage.disk_free.saturating_add(evictable));
+        let on_disk = usage.disk_free.saturating_add(evictable);
+        let mut free = budget_left.min(on_disk.saturating_sub(usage.disk_reserve));
         if let Some(max) = quota.bytes_max {
             free = free.min(max.saturating_sub(counters.bytes));
         }

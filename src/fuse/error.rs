@@ -15,7 +15,10 @@ pub enum FuseError {
     #[error("mountpoint {0} is not a directory")]
     NotADirectory(PathBuf),
     /// The mountpoint has entries, which the mount would hide.
-    #[error("mountpoint {0} is not empty: what is in it would be hidden; move it away or allow it")]
+    #[error(
+        "mountpoint {0} is not empty: what is in it would be hidden; move it away, or mount at an \
+         empty directory"
+    )]
     NotEmpty(PathBuf),
     /// Another Dormouse mount is there.
     #[error("a workspace ({source_name}) is already mounted at {mountpoint}: unmount it first")]
@@ -29,9 +32,7 @@ pub enum FuseError {
     #[error("a dead mount is at {0}: its daemon is gone; run `umount {0}` first")]
     Dead(PathBuf),
     /// `/dev/fuse` is missing or may not be opened.
-    #[error(
-        "/dev/fuse can't be opened ({0}): load the fuse module, or give the container the device"
-    )]
+    #[error("/dev/fuse can't be opened: {0}")]
     NoDevice(#[source] io::Error),
     /// Not root, and there is no `fusermount3`.
     #[error(

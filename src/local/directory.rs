@@ -364,6 +364,7 @@ impl Local {
             total: journal_bytes + cache_bytes + rocksdb_bytes,
             budget: self.space.budget(),
             disk_free: self.space.disk_free()?,
+            disk_reserve: self.space.reserve(),
         })
     }
 

@@ -40,6 +40,13 @@ pub(super) fn read_or_create(dir: &Path) -> Result<CacheId, LocalError> {
     }
 }
 
+/// The id of the local state in a directory; none where there is none that can be understood.
+#[must_use]
+pub fn id_of(dir: &Path) -> Option<CacheId> {
+    let text = fs::read_to_string(dir.join(MARKER_NAME)).ok()?;
+    parse(dir, &text).ok().map(|(_, id)| id)
+}
+
 fn parse(dir: &Path, text: &str) -> Result<(u32, CacheId), LocalError> {
     let mut lines = text.lines();
     let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
@@ -53,6 +60,12 @@ fn parse(dir: &Path, text: &str) -> Result<(u32, CacheId), LocalError> {
     }
     let id = field("cache").and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
     Ok((found, id))
+}
+
+/// Whether the directory holds a local state of ours.
+#[must_use]
+pub fn is_there(dir: &Path) -> bool {
+    dir.join(MARKER_NAME).is_file()
 }
 
 /// Fails where the directory holds something that is not ours, before anything is put there.
@@ -129,6 +142,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let id = read_or_create(dir.path()).unwrap();
         assert_eq!(read_or_create(dir.path()).unwrap(), id);
+        assert_eq!(id_of(dir.path()), Some(id));
         let other = tempfile::tempdir().unwrap();
         assert_ne!(read_or_create(other.path()).unwrap(), id);
     }

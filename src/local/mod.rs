@@ -22,6 +22,7 @@ mod memtable;
 mod merge;
 mod options;
 mod overlay;
+mod remove;
 mod requests;
 mod rocks;
 mod sweep;
@@ -35,7 +36,9 @@ pub use cut::Cut;
 pub use directory::Local;
 pub use error::LocalError;
 pub use journal::{JournalEnds, Position as JournalPosition};
+pub use marker::{id_of, is_there};
 pub use options::{LocalOptions, Usage};
+pub use remove::{remove, remove_unused};
 
 #[cfg(test)]
 mod tests;

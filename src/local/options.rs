@@ -58,4 +58,6 @@ pub struct Usage {
     pub budget: u64,
     /// Free bytes of the disk for this process.
     pub disk_free: u64,
+    /// How many of them data writes leave alone ([`LocalOptions::disk_reserve_bytes`]).
+    pub disk_reserve: u64,
 }

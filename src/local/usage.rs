@@ -47,6 +47,10 @@ impl Space {
         self.budget
     }
 
+    pub(super) fn reserve(&self) -> u64 {
+        self.reserve
+    }
+
     /// Whether `len` bytes more may be written, of data or of records alone, when the journal
     /// has `journal` bytes.
     pub(super) fn admit(&self, len: u64, is_data: bool, journal: u64) -> Result<(), LocalError> {

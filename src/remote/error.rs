@@ -35,6 +35,18 @@ pub enum RemoteError {
         /// The store's words.
         cause: String,
     },
+    /// The operating system lets nobody, or not this user, write to the store's directory.
+    #[error("access to the store's directory was refused: {cause}")]
+    NotPermitted {
+        /// The system's words.
+        cause: String,
+    },
+    /// What lies at the address, or the file system there, can't hold a store.
+    #[error("the store's directory can't be used: {cause}")]
+    BadDirectory {
+        /// What was tried, and the system's words.
+        cause: String,
+    },
     /// The bucket or directory does not exist.
     #[error("{what} does not exist: {cause}")]
     NoStore {
@@ -44,7 +56,7 @@ pub enum RemoteError {
         cause: String,
     },
     /// Still failing when the deadline came (after retries): worth trying later.
-    #[error("{key}: no answer from the store in {waited:?}: {cause}")]
+    #[error("{key}: {}: {cause}", no_answer(.waited))]
     Unavailable {
         /// The object.
         key: String,
@@ -103,6 +115,17 @@ pub enum RemoteError {
     },
 }
 
+/// How long was waited, to the millisecond; nothing where nothing was waited for.
+fn no_answer(waited: &Duration) -> String {
+    match u64::try_from(waited.as_millis()) {
+        Ok(0) => String::from("the store failed"),
+        millis => {
+            let waited = millis.map_or(*waited, Duration::from_millis);
+            format!("no answer from the store in {waited:?}")
+        }
+    }
+}
+
 impl RemoteError {
     /// An attempt that failed and may be repeated without harm.
     pub(super) fn transient(key: &str, cause: impl Into<String>) -> RemoteError {
@@ -117,5 +140,21 @@ impl RemoteError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, RemoteError::Unavailable { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_says_how_long_was_waited_if_it_was() {
+        let failed = |waited| {
+            let (key, cause) = ("k".to_owned(), "why".to_owned());
+            RemoteError::Unavailable { key, waited, cause }.to_string()
+        };
+        assert_eq!(failed(Duration::ZERO), "k: the store failed: why");
+        let waited = failed(Duration::from_nanos(59_994_218_554));
+        assert_eq!(waited, "k: no answer from the store in 59.994s: why");
     }
 }

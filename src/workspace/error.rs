@@ -7,7 +7,7 @@ use crate::local::LocalError;
 use crate::namespace::NamespaceError;
 use crate::remote::RemoteError;
 use crate::tree::TreeError;
-use crate::types::{Epoch, WorkspaceName};
+use crate::types::{CacheId, Epoch, WorkspaceName};
 
 /// An operation on a store or a workspace that did not succeed. Nothing is lost by any of them:
 /// what was in the local directory stays there.
@@ -32,14 +32,15 @@ pub enum WorkspaceError {
     },
     /// Somebody else may write now: wait, or steal.
     #[error(
-        "workspace {name} is in use by {host}: its lease ends in {seconds_left} s at the latest; \
-         wait, or mount with --steal if that machine is known to be dead"
+        "workspace {name} is in use by {host}: its lease ends in {seconds_left} s at the latest"
     )]
     LeaseHeld {
         /// The workspace.
         name: WorkspaceName,
         /// Who holds it, as that machine named itself.
         host: String,
+        /// The local directory it is held with; none: not known.
+        holder: Option<CacheId>,
         /// Until it may be taken, by the store's clock.
         seconds_left: u64,
     },
@@ -105,13 +106,18 @@ pub enum WorkspaceError {
         name: WorkspaceName,
     },
     /// The store can't be reached in the given time: everything is kept locally, try again.
-    #[error(
-        "the store can't be reached ({cause}); everything is kept in the local directory, \
-             and a later try goes on from there"
-    )]
+    #[error("the store can't be reached ({cause})")]
     Unavailable {
         /// What failed last.
         cause: RemoteError,
+    },
+    /// The local directory's store is not at the address any more, or not now.
+    #[error("the store that {dir} belongs to is not there: {cause}")]
+    StoreGone {
+        /// The local directory.
+        dir: String,
+        /// What is there instead.
+        cause: String,
     },
     /// The store answered with a failure that trying again does not cure.
     #[error(transparent)]

@@ -51,6 +51,7 @@ impl Acquire<'_> {
         Err(WorkspaceError::LeaseHeld {
             name: self.name.clone(),
             host: lease.host.clone(),
+            holder: Some(lease.holder),
             seconds_left: ttl - age.min(ttl),
         })
     }
@@ -84,10 +85,12 @@ impl Acquire<'_> {
             }
         }
         // So many writers at once: one of them has it by now.
-        let host = found.and_then(|found| found.head.lease).map(|lease| lease.host);
+        let lease = found.and_then(|found| found.head.lease);
+        let (host, holder) = lease.map(|lease| (lease.host, lease.holder)).unzip();
         Err(WorkspaceError::LeaseHeld {
             name: self.name.clone(),
             host: host.unwrap_or_else(|| String::from("another machine")),
+            holder,
             seconds_left: u64::from(self.lease.ttl_secs),
         })
     }

@@ -44,7 +44,7 @@ pub struct Progress {
 pub struct ProgressView {
     /// The step.
     pub phase: Phase,
-    /// Bytes of file content that were staged when the seal began.
+    /// Bytes of file content that were staged when the seal began, or that it found since.
     pub bytes_total: u64,
     /// How many of them are in packs by now.
     pub bytes_done: u64,
@@ -61,10 +61,13 @@ impl Progress {
     #[must_use]
     pub fn view(&self) -> ProgressView {
         let remaining = self.remaining_secs.load(Ordering::Relaxed);
+        let bytes_done = self.bytes_done.load(Ordering::Relaxed);
         ProgressView {
             phase: Phase::from_u8(self.phase.load(Ordering::Relaxed)),
-            bytes_total: self.bytes_total.load(Ordering::Relaxed),
-            bytes_done: self.bytes_done.load(Ordering::Relaxed),
+            // Files may grow while they are cut; and what was found after a crash is counted
+            // only then.
+            bytes_total: self.bytes_total.load(Ordering::Relaxed).max(bytes_done),
+            bytes_done,
             packs_done: self.packs_done.load(Ordering::Relaxed),
             remaining_secs: (remaining != UNKNOWN).then_some(remaining),
         }
@@ -122,5 +125,22 @@ impl Phase {
             6 => Phase::Done,
             _ => Phase::Idle,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_done_than_there_is() {
+        let progress = Progress::default();
+        progress.begin(0);
+        progress.add_bytes(118 << 20, 0);
+        assert_eq!(progress.view().bytes_total, 118 << 20);
+        progress.begin(10);
+        progress.add_bytes(3, 1);
+        let view = progress.view();
+        assert_eq!((view.bytes_done, view.bytes_total, view.remaining_secs), (3, 10, Some(7)));
     }
 }

@@ -98,9 +98,10 @@ pub fn resume(
     let (head, format) = (answers.next(), answers.next());
     let format = match store::decode_format(required(format)) {
         // On its way only, perhaps.
-        Err(WorkspaceError::Corrupt { .. }) => store::decode_format(remote.get(FORMAT_KEY))?,
-        other => other?,
+        Err(WorkspaceError::Corrupt { .. }) => store::decode_format(remote.get(FORMAT_KEY)),
+        other => other,
     };
+    let format = format.map_err(|error| if_known(&local, error, options))?;
     remote.set_condition_style(store::condition_style(&format)?);
     let found = head::found(&remote, &options.name, required(head))?;
     let state = own_state(&local, &format, options)?;
@@ -141,6 +142,21 @@ fn take_over(
         tried: known.tried,
         is_known: true,
     })
+}
+
+/// Where there is no store: that there was one, if the local directory knows it.
+fn if_known(local: &Local, error: WorkspaceError, options: &ResumeOptions) -> WorkspaceError {
+    let cause = match &error {
+        WorkspaceError::NoStore => String::from("no store is at its address"),
+        WorkspaceError::Remote(cause @ RemoteError::NoStore { .. }) => cause.to_string(),
+        _ => return error,
+    };
+    match LocalState::load(local) {
+        Ok(Some(_)) => {
+            WorkspaceError::StoreGone { dir: options.local_dir.display().to_string(), cause }
+        }
+        Ok(None) | Err(_) => error,
+    }
 }
 
 /// An answer that `get_many` owes.

@@ -16,7 +16,10 @@ fn a_command_line_that_can_t_be_meant_is_a_usage_error() {
     fs::write(world.path("c.toml"), "[mount]\ncache-sise = \"1G\"\n").unwrap();
     let (missing, file, full) = (world.text("missing"), world.text("file"), world.text("full"));
     let inside = format!("{ws}/cache");
+    let reader = world.text("caches/w-01234567.ro-89abcdef");
     let config = world.text("c.toml");
+    let of_config = format!("the configuration file {missing}: No such file");
+    let of_scratch = format!("the directory for temporary files: {missing}: No such file");
     let rows: &[(&[&str], &str)] = &[
         (&["frobnicate"], "unrecognized subcommand"),
         (&["mount", "w"], "required arguments"),
@@ -33,10 +36,16 @@ fn a_command_line_that_can_t_be_meant_is_a_usage_error() {
         (&["mount", "w", ""], "a value is required"),
         (&["mount", "w", &missing], "does not exist"),
         (&["mount", "w", &file], "not a directory"),
-        (&["mount", "w", &full], "not empty"),
+        (&["mount", "w", &full], "not empty: what is in it would be hidden; move it away, or"),
+        (&["mount", "--cache-dir", &reader, "w", &ws], "folders of read-only mounts"),
         (&["mount", "--cache-dir", &inside, "w", &ws], "inside the mountpoint"),
         (&["mount", "--cache-dir", &ws, "w", &ws], "inside the mountpoint"),
-        (&["--config", &missing, "workspaces"], "missing"),
+        (&["--config", &missing, "workspaces"], &of_config),
+        (&["verify", "--scratch-dir", &missing, "--all"], &of_scratch),
+        (
+            &["init", "--store", "file:///proc/none/store"],
+            "can't be used: cannot create /proc/none",
+        ),
         (&["--config", &config, "workspaces"], "cache-sise"),
         (&["workspaces", "--store", "ftp://x/y"], "not a store address"),
         (&["workspaces", "--store", "s3://"], "bucket"),
@@ -47,6 +56,14 @@ fn a_command_line_that_can_t_be_meant_is_a_usage_error() {
     for (args, says) in rows {
         let ran = world.fails(args, 2, says);
         assert!(!ran.err.contains("secret"), "{}", ran.err);
+        assert!(!ran.err.contains("0ns"), "{}", ran.err);
+        assert_eq!(ran.out, "", "{args:?}");
+        // To a program the same is said in its language, whatever was wrong.
+        let ran = world.run(&[&["--json"][..], args].concat());
+        let said: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
+        assert_eq!((ran.code, &said["error"]["name"]), (2, &"usage".into()), "{said}");
+        let text = format!("{}: {}", said["error"]["message"], said["error"]["hint"]);
+        assert!(!text.contains("[0m") && !text.contains("error:"), "{text}");
         assert_eq!(ran.out, "", "{args:?}");
     }
     assert!(!is_mounted(&world.ws()));
@@ -200,6 +217,12 @@ fn a_cache_smaller_than_what_is_dirty_is_an_errno_and_loses_nothing() {
     assert_eq!(fs::read_to_string(world.ws().join("before")).unwrap(), "fine");
 }
 
+/// What `df` says can be written.
+fn available(path: &Path) -> u64 {
+    let stat = nix::sys::statvfs::statvfs(path).unwrap();
+    stat.blocks_available() * stat.fragment_size()
+}
+
 #[test]
 fn a_full_disk_is_enospc_and_loses_nothing() {
     let world = World::new();
@@ -211,8 +234,12 @@ fn a_full_disk_is_enospc_and_loses_nothing() {
     world.ok(&["mount", "--create", "--cache-dir", &cache, "w", &world.text("ws")]);
     fs::write(world.ws().join("before"), "fine").unwrap();
     world.take_store_away();
-    let (error, _) = fill(&world.ws().join("big"), 400 << 20);
+    let told = available(&world.ws());
+    assert!(told < available(&small) - (64 << 20) + (1 << 20), "the reserve is for no file");
+    let (error, written) = fill(&world.ws().join("big"), 400 << 20);
     assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
+    assert!(written as u64 <= told && written as u64 > told / 4 * 3, "{written} of {told}");
+    assert!(available(&world.ws()) < 2 << 20, "{}", available(&world.ws()));
     assert_eq!(fs::read_to_string(world.ws().join("before")).unwrap(), "fine");
     world.put_store_back();
     fs::remove_file(world.ws().join("big")).unwrap();

@@ -165,7 +165,13 @@ fn another_machine_waits_for_the_lease_or_steals_it_and_the_first_is_fenced() {
     let (other, cache) = (world.text("other"), world.text("other-cache"));
     let line = ["mount", "--cache-dir", &cache, "w", &other];
     let held = world.fails(&line, 6, "lease");
-    assert!(held.err.contains("--steal"), "{}", held.err);
+    let here = format!("`dormouse hibernate {}` first", world.text("ws"));
+    assert!(held.err.contains(&here) && !held.err.contains("--steal"), "{}", held.err);
+    // Another machine knows nothing of that mount.
+    let mut elsewhere = world.command(crate::support::dormouse(), &line);
+    let held = elsewhere.env("DORMOUSE_RUNTIME_DIR", world.path("run2")).output().unwrap();
+    let said = String::from_utf8(held.stderr).unwrap();
+    assert!(held.status.code() == Some(6) && said.contains("--steal"), "{said}");
 
     world.ok(&["mount", "--steal", "--cache-dir", &cache, "w", &other]);
     assert_eq!(fs::read_to_string(world.path("other/f")).unwrap(), "first machine");
@@ -175,7 +181,13 @@ fn another_machine_waits_for_the_lease_or_steals_it_and_the_first_is_fenced() {
     let refused = fs::write(world.ws().join("x"), "").unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
     assert_eq!(fs::read_to_string(world.ws().join("late")).unwrap(), "not sealed");
-    world.fails(&["hibernate", &world.text("ws")], 7, "taken over");
+    // Of two mounts here, the advice is about the one that has it.
+    fs::create_dir(world.path("third")).unwrap();
+    let third = ["mount", "--cache-dir", &world.text("third-cache"), "w", &world.text("third")];
+    world.fails(&third, 6, &format!("`dormouse hibernate {other}` first"));
+    let fenced = world.fails(&["hibernate", &world.text("ws")], 7, "taken over");
+    let help = !fenced.err.contains("same command") && fenced.err.contains("--keep-local");
+    assert!(help, "{}", fenced.err);
     assert!(is_mounted(&world.ws()), "its data can still be copied out");
     world.ok(&["unmount", "--keep-local", &world.text("ws")]);
     fs::write(world.path("other/g"), "second machine").unwrap();

@@ -6,6 +6,7 @@
 mod bad_input;
 mod bad_line;
 mod bad_store;
+mod first_steps;
 mod git;
 mod idle;
 mod leaving;

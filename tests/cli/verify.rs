@@ -102,7 +102,7 @@ fn damage_ends_with_9_and_says_what_is_wrong_and_whom_it_hits() {
     damaged[whole.len() / 2] ^= 4;
     fs::write(&pack, &damaged).unwrap();
     world.ok(&["verify", "--quick", "w"]);
-    let ran = world.fails(&["verify", "w"], 9, "1 objects are not as they must be");
+    let ran = world.fails(&["verify", "w"], 9, "1 object is not as it must be");
     assert!(ran.out.contains("/dir/big\\x0aname"), "{ran:?}");
     assert!(!ran.out.contains("/small"), "{ran:?}");
     let ran = world.run(&["verify", "--json", "w"]);

@@ -159,5 +159,5 @@ fn a_read_only_directory_can_be_read_and_says_so_when_written() {
     umount2(root.path(), MntFlags::MNT_DETACH).unwrap();
     assert_eq!(read.unwrap().bytes, "x");
     let error = written.unwrap_err();
-    assert!(matches!(error, RemoteError::Denied { .. }), "{error}");
+    assert!(matches!(error, RemoteError::NotPermitted { .. }), "{error}");
 }

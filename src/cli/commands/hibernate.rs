@@ -97,8 +97,12 @@ fn left_behind(context: &Context, args: HibernateArgs) -> Outcome {
     let name = &args.target;
     let settings = WorkspaceSettings::new(name, store, &tuning, CacheUse::Writer, &context.env)?;
     if !settings.cache_dir.is_dir() {
-        let hint = format!("there is no local data either ({})", settings.cache_dir.display());
-        return Err(context.unknown(name).hint(hint));
+        let dir = settings.cache_dir.display();
+        let failure = context.unknown(name).hint(format!("there is no local data either ({dir})"));
+        return Err(match args.cache_dir {
+            Some(_) => failure,
+            None => failure.also("name it as `mount` was told to: --cache-dir or --cache-root"),
+        });
     }
     recover(context, &settings, &args)
 }
@@ -117,7 +121,7 @@ fn recover(context: &Context, settings: &WorkspaceSettings, args: &HibernateArgs
     });
     meter.finish();
     let closed = workspace.close();
-    let sealed = sealed.map_err(|error| Failure::from(error).of_seal())?;
+    let sealed = sealed.map_err(Failure::of_seal)?;
     let value = serde_json::to_value(&sealed).map_err(Failure::internal)?;
     closed?;
     receipt::print(context.json, &value)

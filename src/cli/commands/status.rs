@@ -9,7 +9,7 @@ use crate::cli::context::{Context, STATUS_DEADLINE};
 use crate::cli::exit::{Failure, Outcome};
 use crate::cli::facts::MountFacts;
 use crate::cli::output;
-use crate::cli::units::{ByteSize, Span};
+use crate::cli::units::{ByteSize, Span, count};
 use crate::control::{Client, ClientError, Liveness};
 use crate::workspace::AheadCounts;
 
@@ -108,7 +108,7 @@ fn text(facts: &MountFacts) -> String {
         line("FENCED", reason.clone());
     }
     line("store", facts.store_url.clone());
-    line("content", format!("{} files, {}", status.inodes, ByteSize(status.bytes)));
+    line("content", format!("{}, {}", count(status.inodes, "file"), ByteSize(status.bytes)));
     line("snapshot", status.snapshot.clone().unwrap_or_else(|| "none yet".to_owned()));
     line("unsynced", unsynced(facts));
     if let Some(seconds) = status.hibernate_estimate_secs {
@@ -132,7 +132,8 @@ fn text(facts: &MountFacts) -> String {
     );
     line("transport", transport(&facts.transport).to_owned());
     if let Some(keeper) = facts.keeper_pid {
-        let text = format!("process {keeper}; taken over {} times", facts.adoptions);
+        let times = count(u64::from(facts.adoptions), "time");
+        let text = format!("process {keeper}; taken over {times}");
         line("keeper", text);
     }
     line("cache dir", facts.cache_dir.display().to_string());
@@ -188,9 +189,9 @@ fn unsynced(facts: &MountFacts) -> String {
         return "nothing: everything is in the store".to_owned();
     }
     let mut text = format!(
-        "{} in {} files, oldest {}",
+        "{} in {}, oldest {}",
         ByteSize(unsynced.bytes),
-        unsynced.files,
+        count(unsynced.files, "file"),
         span(unsynced.age_secs)
     );
     if unsynced.bytes == 0 {

@@ -12,7 +12,7 @@ use crate::cli::context::Context;
 use crate::cli::exit::{Code, Failure, Outcome};
 use crate::cli::output;
 use crate::cli::settings::StoreSettings;
-use crate::cli::units::ByteSize;
+use crate::cli::units::{ByteSize, count};
 use crate::cli::wiring::open_remote;
 use crate::types::WorkspaceName;
 use crate::workspace::{
@@ -51,7 +51,10 @@ pub fn verify(context: &Context, args: VerifyArgs) -> Outcome {
         return Ok(());
     }
     let problems = report.problems.len() as u64 + report.problems_left_out;
-    let what = format!("the store is damaged: {problems} objects are not as they must be");
+    let what = match problems {
+        1 => "the store is damaged: 1 object is not as it must be".to_owned(),
+        _ => format!("the store is damaged: {problems} objects are not as they must be"),
+    };
     Err(Failure::new(Code::Damaged, what).hint(
         "what is not named above is sound; keep the objects, and mount an older snapshot with --at",
     ))
@@ -101,7 +104,8 @@ fn text(report: &VerifyReport) -> String {
         }
         let more = problem.affected.len().saturating_sub(SNAPSHOTS_SHOWN);
         if more > 0 {
-            add(&mut text, format_args!("  and {more} more snapshots (all with --json)"));
+            let more = count(more as u64, "more snapshot");
+            add(&mut text, format_args!("  and {more} (all with --json)"));
         }
         if problem.affected.is_empty() {
             add(&mut text, format_args!("  no file that a snapshot holds is hit"));
@@ -111,27 +115,24 @@ fn text(report: &VerifyReport) -> String {
         add(&mut text, format_args!("and {} more", report.problems_left_out));
     }
     for workspace in &report.workspaces {
-        let (name, snapshots) = (&workspace.name, workspace.snapshots);
-        let (inodes, bytes) = (workspace.inodes, ByteSize(workspace.bytes));
-        add(
-            &mut text,
-            format_args!("{name}: {snapshots} snapshots; the newest has {inodes} files, {bytes}"),
-        );
+        let (name, snapshots) = (&workspace.name, count(workspace.snapshots, "snapshot"));
+        let (files, bytes) = (count(workspace.inodes, "file"), ByteSize(workspace.bytes));
+        add(&mut text, format_args!("{name}: {snapshots}; the newest has {files}, {bytes}"));
     }
     let counts = &report.counts;
     let read = ByteSize(counts.bytes_read);
     add(
         &mut text,
         format_args!(
-            "looked at {} nodes and {} records in {} packs of metadata, {} chunks in {} packs; \
-             of these {} packs were read and {} chunks are right; {read} read",
-            counts.nodes,
-            counts.records,
-            counts.tree_packs,
-            counts.chunks,
-            counts.data_packs,
-            counts.data_packs_read,
-            counts.chunks_sound,
+            "looked at {} and {} in {} of metadata, {} in {}; read of these: {}, with {} that \
+             are right; {read} read",
+            count(counts.nodes, "node"),
+            count(counts.records, "record"),
+            count(counts.tree_packs, "pack"),
+            count(counts.chunks, "chunk"),
+            count(counts.data_packs, "pack"),
+            count(counts.data_packs_read, "pack"),
+            count(counts.chunks_sound, "chunk"),
         ),
     );
     if let Some(seed) = report.sample_seed {
@@ -143,8 +144,8 @@ fn text(report: &VerifyReport) -> String {
         add(
             &mut text,
             format_args!(
-                "{} packs ({bytes}) belong to no snapshot: of a seal under way, or left by a crash",
-                loose.packs
+                "{} ({bytes}) in no snapshot: of a seal under way, or left by a crash",
+                count(loose.packs, "pack")
             ),
         );
     }
@@ -169,8 +170,7 @@ fn add_affected(text: &mut String, affected: &Affected) {
     let what = match (everything, files) {
         (true, _) => "everything".to_owned(),
         (false, 0) if paths.is_empty() => "no file".to_owned(),
-        (false, 1) => "1 file".to_owned(),
-        (false, files) => format!("{files} files"),
+        (false, files) => count(*files, "file"),
     };
     add(text, format_args!("  {place}: {what}"));
     for path in paths {

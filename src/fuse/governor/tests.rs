@@ -245,3 +245,36 @@ fn a_class_that_was_chosen_for_the_daemon_is_respected() {
     };
     assert!(thread::spawn(idle).join().unwrap().contains("class of its own"));
 }
+
+/// At the end of a mount its workers end as well, perhaps before the governor: each then left an
+/// error in the log of a mount that had ended as it should.
+#[test]
+fn a_worker_that_has_ended_is_no_error() {
+    use tracing_subscriber::layer::SubscriberExt as _;
+    struct Errors(Arc<AtomicU64>);
+    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Errors {
+        fn on_event(
+            &self,
+            event: &tracing::Event<'_>,
+            _: tracing_subscriber::layer::Context<'_, S>,
+        ) {
+            let is_error = *event.metadata().level() == tracing::Level::ERROR;
+            self.0.fetch_add(u64::from(is_error), Ordering::Relaxed);
+        }
+    }
+    let errors = Arc::new(AtomicU64::new(0));
+    let log = tracing_subscriber::registry().with(Errors(Arc::clone(&errors)));
+    tracing::subscriber::with_default(log, || {
+        let thread = Worker::new(|| {}, thread::park);
+        let plain = Standing::current().unwrap();
+        let worker = super::worker::Worker::new(thread.id, plain, None).unwrap();
+        drop(thread);
+        worker.promote();
+        assert_eq!(errors.load(Ordering::Relaxed), 0);
+        // A core that nobody has: that is one.
+        let own = ThreadId::current();
+        let nowhere = Standing { cores: Cores::only(1000).unwrap(), ..plain };
+        super::worker::Worker::new(own, nowhere, None).unwrap().promote();
+        assert_eq!(errors.load(Ordering::Relaxed), 1);
+    });
+}

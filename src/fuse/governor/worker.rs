@@ -90,8 +90,13 @@ impl Worker {
     /// Makes it a thread like any other.
     pub(super) fn promote(&self) {
         // It may run anywhere: on its own core another thread may be in its way.
-        if let Err(error) = self.plain.give(self.thread) {
-            tracing::error!(thread = self.thread.0, %error, "a serving thread that starves");
+        match self.plain.give(self.thread) {
+            // One that has ended, as all do at the end of a mount, starves no more.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(error) => {
+                tracing::error!(thread = self.thread.0, %error, "a serving thread that starves");
+            }
+            Ok(()) => {}
         }
     }
 

@@ -116,7 +116,13 @@ impl Files {
 
     pub(super) fn create_root(&self) -> Result<(), RemoteError> {
         let what = self.root.display().to_string();
-        fs::create_dir_all(&self.root).map_err(|error| failure(&what, "create", &error))?;
+        fs::create_dir_all(&self.root).map_err(|error| match error.kind() {
+            // No folder can be made there: a dangling link, `/proc`.
+            io::ErrorKind::NotFound => {
+                RemoteError::BadDirectory { cause: format!("cannot create {what}: {error}") }
+            }
+            _ => failure(&what, "create", &error),
+        })?;
         // Which of the folders above are new is not known: sync them as far as we may.
         for folder in self.root.ancestors().skip(1) {
             if self.sync_folder(folder).is_err() {
@@ -276,14 +282,14 @@ pub(super) fn failure(key: &str, action: &str, error: &io::Error) -> RemoteError
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => RemoteError::Full { cause },
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            RemoteError::Denied { cause }
+            RemoteError::NotPermitted { cause }
         }
         io::ErrorKind::NotADirectory
         | io::ErrorKind::IsADirectory
         | io::ErrorKind::AlreadyExists
         | io::ErrorKind::InvalidInput
         | io::ErrorKind::InvalidFilename
-        | io::ErrorKind::FileTooLarge => RemoteError::Refused { key: key.to_owned(), cause },
+        | io::ErrorKind::FileTooLarge => RemoteError::BadDirectory { cause },
         _ => RemoteError::transient(key, cause),
     }
 }
@@ -317,9 +323,9 @@ mod tests {
         let kind = |code| failure("k", "write", &io::Error::from_raw_os_error(code));
         assert!(matches!(kind(libc::ENOSPC), RemoteError::Full { .. }));
         assert!(matches!(kind(libc::EDQUOT), RemoteError::Full { .. }));
-        assert!(matches!(kind(libc::EACCES), RemoteError::Denied { .. }));
-        assert!(matches!(kind(libc::EROFS), RemoteError::Denied { .. }));
-        assert!(matches!(kind(libc::ENOTDIR), RemoteError::Refused { .. }));
+        assert!(matches!(kind(libc::EACCES), RemoteError::NotPermitted { .. }));
+        assert!(matches!(kind(libc::EROFS), RemoteError::NotPermitted { .. }));
+        assert!(matches!(kind(libc::ENOTDIR), RemoteError::BadDirectory { .. }));
         assert!(kind(libc::EIO).is_transient() && kind(libc::ESTALE).is_transient());
     }
 }

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 
+use aws_config::imds::client::error::TokenError;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -152,6 +153,13 @@ impl Asked<'_> {
             CredentialsError::InvalidConfiguration(_) => RemoteError::Denied {
                 cause: "the configuration of the credentials is not valid".to_owned(),
             },
+            // The last to be asked, so nobody else has any either. It does not change its mind.
+            found if is_refused_by_machine(found) => RemoteError::Denied {
+                cause: "no credentials were found in the environment or the profile, and the \
+                        instance metadata refuses them (403: switched off, or not for this \
+                        container)"
+                    .to_owned(),
+            },
             // A role or token service that is down for a moment.
             _ => RemoteError::transient(self.key, format!("the credentials: {found}")),
         })
@@ -166,6 +174,13 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
         error.source()
     }
     std::iter::successors(Some(error), source)
+}
+
+/// True where the instance metadata service was there and said no.
+fn is_refused_by_machine(error: &CredentialsError) -> bool {
+    causes(error)
+        .filter_map(|cause| cause.downcast_ref::<SdkError<TokenError, HttpResponse>>())
+        .any(|error| status(error) == Some(403))
 }
 
 /// True where no connection was made, so that nothing can have been applied.
