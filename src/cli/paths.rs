@@ -45,6 +45,10 @@ pub enum CacheUse<'a> {
     Reader(&'a Path),
 }
 
+/// In the name of a reader's folder, and by its `~` in that of no writer's: no workspace's name can
+/// have one.
+const READER: &str = "~ro-";
+
 /// The folder of one store and workspace below the cache root: readable, and distinct for
 /// stores that share a workspace name.
 #[must_use]
@@ -58,7 +62,7 @@ pub fn cache_folder(store: &str, endpoint: Option<&str>, workspace: &str, of: Ca
         CacheUse::Writer => format!("{workspace}-{store}"),
         CacheUse::Reader(at) => {
             let at = &blake3::hash(at.as_os_str().as_bytes()).to_hex()[..8];
-            format!("{workspace}-{store}.ro-{at}")
+            format!("{workspace}-{store}{READER}{at}")
         }
     }
 }
@@ -67,7 +71,7 @@ pub fn cache_folder(store: &str, endpoint: Option<&str>, workspace: &str, of: Ca
 #[must_use]
 pub fn is_readers_folder(dir: &Path) -> bool {
     let name = dir.file_name().and_then(OsStr::to_str);
-    let digits = name.and_then(|name| name.rsplit_once(".ro-")).map(|(_, digits)| digits);
+    let digits = name.and_then(|name| name.rsplit_once(READER)).map(|(_, digits)| digits);
     digits.is_some_and(|it| it.len() == 8 && it.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
@@ -188,7 +192,13 @@ mod tests {
         assert!(reader.starts_with(&writer("s3://a/b")) && reader != writer("s3://a/b"));
         assert!(is_readers_folder(&Path::new("/c").join(reader)));
         assert!(!is_readers_folder(&Path::new("/c").join(writer("s3://a/b"))));
-        assert!(!is_readers_folder(Path::new("/c/x.ro-12345")));
+        assert!(!is_readers_folder(Path::new("/c/x~ro-12345")));
+        // Such folders are removed without being asked for: no name may make a writer's one.
+        for name in ["x.ro", "w-01234567.ro", "w-ro", "ro"] {
+            let folder = cache_folder("s3://a/b", None, name, CacheUse::Writer);
+            assert!(!is_readers_folder(&Path::new("/c").join(folder)), "{name}");
+        }
+        assert!("w~ro".parse::<crate::types::WorkspaceName>().is_err());
     }
 
     #[test]

@@ -16,7 +16,7 @@ fn a_command_line_that_can_t_be_meant_is_a_usage_error() {
     fs::write(world.path("c.toml"), "[mount]\ncache-sise = \"1G\"\n").unwrap();
     let (missing, file, full) = (world.text("missing"), world.text("file"), world.text("full"));
     let inside = format!("{ws}/cache");
-    let reader = world.text("caches/w-01234567.ro-89abcdef");
+    let reader = world.text("caches/w-01234567~ro-89abcdef");
     let config = world.text("c.toml");
     let of_config = format!("the configuration file {missing}: No such file");
     let of_scratch = format!("the directory for temporary files: {missing}: No such file");
