@@ -416,14 +416,14 @@ fn a_mount_is_taken_over_by_its_own_head_and_by_no_earlier_mount_s() {
     let world = World::new();
     let mut kept = world.options("a");
     kept.keeps_head = true;
-    drop(world.try_resume(&kept).unwrap());
+    drop(world.resume_free(&kept).unwrap());
     let between = world.resume("a");
     world.files(&between).write("f", b"of the second mount");
     checkpoint(&between).unwrap();
     drop(between);
     let mut taking_over = kept.clone();
     taking_over.local.connection = Some(ConnectionId(7));
-    let workspace = world.try_resume(&taking_over).unwrap();
+    let workspace = world.resume_free(&taking_over).unwrap();
     assert_eq!(world.files(&workspace).read("f"), b"of the second mount");
     let epoch = workspace.status().epoch;
     world.files(&workspace).write("g", b"of the third");
@@ -431,7 +431,7 @@ fn a_mount_is_taken_over_by_its_own_head_and_by_no_earlier_mount_s() {
     drop(workspace);
     // Its own head: no request, and the same epoch.
     world.counts.reset();
-    let workspace = world.try_resume(&taking_over).unwrap();
+    let workspace = world.resume_free(&taking_over).unwrap();
     assert_eq!(world.counts.log(), []);
     assert_eq!(workspace.status().epoch, epoch);
     let before = world.files(&workspace).facts();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use dormouse::chunks::Fetch;
 use dormouse::fs::{At, Caller, Filesystem, ListFrom, XattrMode};
+use dormouse::local::LocalError;
 use dormouse::remote::{
     CountingStore, DirectoryStore, FaultStore, MemoryStore, ObjectStore, Remote, RemoteOptions,
     S3Store,
@@ -132,8 +133,22 @@ impl World {
         Workspace::resume(self.remote(), self.clock.clone(), options)
     }
 
+    /// Resumes once nobody has the directory: a thread of a mount that was dropped, at the end of
+    /// its work, may be the last that does, and no process ends here that would take it along.
+    pub fn resume_free(&self, options: &ResumeOptions) -> Result<Workspace, WorkspaceError> {
+        for _ in 0..1000 {
+            match self.try_resume(options) {
+                Err(WorkspaceError::Local(LocalError::Locked { .. })) => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                result => return result,
+            }
+        }
+        self.try_resume(options)
+    }
+
     pub fn resume(&self, cache: &str) -> Workspace {
-        self.try_resume(&self.options(cache)).unwrap()
+        self.resume_free(&self.options(cache)).unwrap()
     }
 
     /// The files of a workspace, as a test uses them.

@@ -160,7 +160,7 @@ impl History {
         options.discard_local = how.discard_local;
         options.upkeep.checkpoint_interval = Duration::ZERO;
         options.upkeep.unsynced_age_max = Duration::ZERO;
-        let result = self.world.try_resume(&options);
+        let result = self.world.resume_free(&options);
         let now = self.world.store_clock.monotonic();
         let ran_out = now - self.head.written_at >= TTL;
         let is_free = self.head.holder.is_none_or(|holder| holder == number) || ran_out;
