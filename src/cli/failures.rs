@@ -84,13 +84,9 @@ impl Failure {
             WorkspaceError::NoStore | WorkspaceError::Remote(RemoteError::NoStore { .. })
         );
         let mut failure = Failure::from(error);
-        if is_gone {
-            failure.hint = Some(GONE.to_owned());
-        } else if failure.code == Code::NotFound {
-            failure.hint = None;
-        }
         if failure.code == Code::NotFound {
             failure.code = Code::Unreachable;
+            failure.hint = is_gone.then(|| GONE.to_owned());
         }
         failure
     }

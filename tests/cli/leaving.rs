@@ -184,42 +184,42 @@ fn an_empty_folder_in_the_place_of_the_store_gets_nothing() {
     assert_in_store(&world, "precious");
 }
 
-/// A name meant the mount that only looks: nothing was put anywhere, and success was told.
-#[test]
-fn hibernate_by_name_means_a_dead_writer_before_a_mount_that_only_looks() {
+/// A writer dies with what is nowhere else, beside a mount of the same name that only looks; what
+/// `hibernate` takes with these flags is the writer's.
+fn hibernate_takes_the_dead_writer(flags: impl FnOnce(&World) -> Vec<String>) {
     let world = World::new();
     world.mount();
     fs::write(world.ws().join("first"), "sealed").unwrap();
     world.ok(&["checkpoint", &world.text("ws")]);
+    let flags = flags(&world);
     fs::create_dir(world.path("looking")).unwrap();
     world.ok(&["mount", "--read-only", "w", &world.text("looking")]);
     fs::write(world.ws().join("f"), "precious").unwrap();
     world.crash();
-    world.ok(&["hibernate", "w"]);
+    let mut line = vec!["hibernate"];
+    line.extend(flags.iter().map(String::as_str));
+    line.push("w");
+    world.ok(&line);
     assert!(is_mounted(&world.path("looking")));
     world.ok(&["unmount", &world.text("looking")]);
     assert_in_store(&world, "precious");
 }
 
+/// A name meant the mount that only looks: nothing was put anywhere, and success was told.
+#[test]
+fn hibernate_by_name_means_a_dead_writer_before_a_mount_that_only_looks() {
+    hibernate_takes_the_dead_writer(|_| Vec::new());
+}
+
 /// Where the cache directory is named, no other mount of that name is meant.
 #[test]
 fn hibernate_of_a_named_cache_directory_means_the_dead_writer_in_it() {
-    let world = World::new();
-    world.mount();
-    fs::write(world.ws().join("first"), "sealed").unwrap();
-    world.ok(&["checkpoint", &world.text("ws")]);
-    let caches = fs::read_dir(world.path("caches")).unwrap();
-    let names: Vec<_> = caches.map(|entry| entry.unwrap().path()).collect();
-    let [cache] = &names[..] else { panic!("one mount, and caches {names:?}") };
-    let cache = cache.to_str().unwrap();
-    fs::create_dir(world.path("looking")).unwrap();
-    world.ok(&["mount", "--read-only", "w", &world.text("looking")]);
-    fs::write(world.ws().join("f"), "precious").unwrap();
-    world.crash();
-    world.ok(&["hibernate", "--cache-dir", cache, "w"]);
-    assert!(is_mounted(&world.path("looking")));
-    world.ok(&["unmount", &world.text("looking")]);
-    assert_in_store(&world, "precious");
+    hibernate_takes_the_dead_writer(|world| {
+        let caches = fs::read_dir(world.path("caches")).unwrap();
+        let names: Vec<_> = caches.map(|entry| entry.unwrap().path()).collect();
+        let [cache] = &names[..] else { panic!("one mount, and caches {names:?}") };
+        vec!["--cache-dir".to_owned(), cache.to_str().unwrap().to_owned()]
+    });
 }
 
 #[test]
