@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dormouse::format::{FORMAT_KEY, Head, StoreFormat};
+use dormouse::format::Head;
 use dormouse::fs::FsError;
 use dormouse::remote::{PutMode, Remote};
 use dormouse::types::{Clock, Ino, Kind, ManualClock, SystemClock, Time};
 use dormouse::workspace::{Depth, Store, VerifyOptions, VerifyReport, Workspace, WorkspaceError};
 
-use crate::world::{Files, World, noise};
+use crate::world::{Files, World};
 
 /// Everything here follows from one number; another one may be given to search further.
 const SEED_VARIABLE: &str = "DORMOUSE_TEST_SEED";
@@ -51,17 +51,7 @@ pub fn seeded_world() -> World {
 /// chunks, nodes and packs, with the same names. For a world in which nothing was done yet.
 pub fn seeded(world: World, seed: u64) -> World {
     let world = world.with_clock(Arc::new(Dated::default()));
-    let objects = Objects::of(&world);
-    let drawn = StoreFormat::decode(&objects.get(FORMAT_KEY)).unwrap();
-    let bytes = noise(seed, 48);
-    let format = StoreFormat {
-        store_id: bytes[..16].try_into().unwrap(),
-        secret: bytes[16..].try_into().unwrap(),
-        created: Time::new(1_700_000_000, 0),
-        ..drawn
-    };
-    objects.put(FORMAT_KEY, format.encode().unwrap());
-    world.counts.reset();
+    world.seed_store(seed);
     world
 }
 

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dormouse::chunks::Fetch;
+use dormouse::format::{FORMAT_KEY, StoreFormat};
 use dormouse::fs::{At, Caller, Filesystem, ListFrom, XattrMode};
 use dormouse::local::LocalError;
 use dormouse::remote::{
-    CountingStore, DirectoryStore, FaultStore, MemoryStore, ObjectStore, Remote, RemoteOptions,
-    S3Store,
+    CountingStore, DirectoryStore, FaultStore, MemoryStore, ObjectStore, PutMode, Remote,
+    RemoteOptions, S3Store,
 };
-use dormouse::types::{Attr, Clock, Ino, Kind, ManualClock, Name, SystemClock};
+use dormouse::types::{Attr, Clock, Ino, Kind, ManualClock, Name, SystemClock, Time};
 use dormouse::workspace::{ProgressView, Receipt, ResumeOptions, Store, Workspace, WorkspaceError};
 
 /// A store and the local directories of machines that use it.
@@ -131,6 +132,23 @@ impl World {
 
     pub fn try_resume(&self, options: &ResumeOptions) -> Result<Workspace, WorkspaceError> {
         Workspace::resume(self.remote(), self.clock.clone(), options)
+    }
+
+    /// Has the store's secret, id and date follow from a number, and with them which chunks and
+    /// nodes there are. For a world in which nothing was done yet.
+    pub fn seed_store(&self, seed: u64) {
+        let remote = self.remote();
+        let drawn = StoreFormat::decode(&remote.get(FORMAT_KEY).unwrap().bytes).unwrap();
+        let bytes = noise(seed, 48);
+        let format = StoreFormat {
+            store_id: bytes[..16].try_into().unwrap(),
+            secret: bytes[16..].try_into().unwrap(),
+            created: Time::new(1_700_000_000, 0),
+            ..drawn
+        };
+        let encoded = format.encode().unwrap();
+        remote.put(FORMAT_KEY, encoded.into(), PutMode::Any).unwrap();
+        self.counts.reset();
     }
 
     /// Resumes once nobody has the directory: a thread of a mount that was dropped, at the end of
