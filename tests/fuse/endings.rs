@@ -102,7 +102,7 @@ impl Waiting {
         let mount = Mount::of(stack, |options| options.deadline = Duration::from_secs(600));
         let read = |n: usize| mount.python(READ_DIRECTLY).arg(n.to_string()).spawn().unwrap();
         let readers = (0..count).map(read).collect();
-        wait_until("all readers wait", || mount.mounted().requests_in_flight() == count);
+        wait_until("all readers wait", || mount.counts().waited == count as u64);
         Waiting { readers, store, mount }
     }
 }
@@ -178,7 +178,7 @@ fn an_unmount_while_the_kernel_reads_ahead_for_nobody_waits_for_the_store_only()
     let mount = Mount::of(stack, |options| options.deadline = Duration::from_secs(600));
     let script = "os.posix_fadvise(os.open('remote-0', os.O_RDONLY), 0, 0, os.POSIX_FADV_WILLNEED)";
     mount.py(script);
-    wait_until("it is read ahead", || mount.mounted().requests_in_flight() == 1);
+    wait_until("it is read ahead", || mount.counts().waited == 1);
     // The kernel takes the mount away at once, whoever still answers it.
     let umount = || Command::new("umount").arg(mount.path()).status().unwrap().success();
     wait_until("nobody looks at the mount", umount);

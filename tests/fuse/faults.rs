@@ -113,7 +113,7 @@ fn a_killed_caller_is_gone_long_before_the_deadline() {
                   fd = os.open('remote-0', os.O_RDONLY | os.O_DIRECT)\n\
                   os.preadv(fd, [mmap.mmap(-1, 4096)], 0)";
     let mut reader = mount.python(script).spawn().unwrap();
-    while mount.mounted().requests_in_flight() == 0 {
+    while mount.counts().waited == 0 {
         std::thread::sleep(Duration::from_millis(10));
     }
     let clock = SystemClock::new();
@@ -148,10 +148,11 @@ fn what_killed_callers_wanted_to_change_does_not_happen_and_they_are_gone_long_b
         "os.posix_fallocate(os.open('9', os.O_WRONLY), 0, 100000)",
     ];
     let mut callers: Vec<Child> = Vec::new();
-    for (number, change) in changes.iter().enumerate() {
+    for (change, number) in changes.iter().zip(1..) {
         // `timeout` would be a process between.
         let mut child = mount.direct_python(change).spawn().unwrap();
-        while mount.mounted().requests_in_flight() <= number {
+        // Those in flight are more for a moment, while a name is looked up.
+        while mount.counts().waited < number {
             assert!(child.try_wait().unwrap().is_none(), "{change} did not wait");
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -251,7 +252,7 @@ fn a_mount_that_does_not_answer_is_aborted() {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    while mounted.requests_in_flight() == 0 {
+    while mounted.request_counts().waited == 0 {
         std::thread::sleep(Duration::from_millis(10));
     }
     clock.advance(options.deadline * 3);
