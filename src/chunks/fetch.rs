@@ -67,6 +67,17 @@ impl Below {
     /// A frame from the local cache, opened; none where it is absent or damaged. Trouble with
     /// the cache is a miss: the store has everything that the cache has.
     pub(super) fn open_cached(&self, kind: FrameKind, id: &FrameId) -> Option<(Bytes, Vec<u8>)> {
+        self.open_cached_with(id, |frame| {
+            open_frame(&self.keys, kind, id, frame).map(|plain| (frame.clone(), plain))
+        })
+    }
+
+    /// As [`Below::open_cached`], by `open`, which checks all of it.
+    pub(super) fn open_cached_with<T>(
+        &self,
+        id: &FrameId,
+        open: impl FnOnce(&Bytes) -> Result<T, String>,
+    ) -> Option<T> {
         let frame = match self.local.cache_get(id) {
             Ok(frame) => frame?,
             Err(error) => {
@@ -74,8 +85,8 @@ impl Below {
                 return None;
             }
         };
-        match open_frame(&self.keys, kind, id, &frame) {
-            Ok(plain) => Some((frame, plain)),
+        match open(&frame) {
+            Ok(opened) => Some(opened),
             Err(cause) => {
                 tracing::warn!(cause, "a frame in the chunk cache is damaged, dropping it");
                 self.counters.cache_corrupt.add(1);
@@ -144,12 +155,12 @@ impl Fetcher {
         self.chunks.contains(id) || self.below.is_cached(&id.0)
     }
 
-    /// Chunks' plaintexts, in the order asked for, and whether any was not local.
+    /// Chunks' plaintexts, in the order asked for.
     pub(super) fn read_many(
         &self,
         wanted: &[(ChunkId, PackSlot)],
         fetch: Fetch,
-    ) -> Result<(Vec<Bytes>, bool), ChunkError> {
+    ) -> Result<Vec<Bytes>, ChunkError> {
         let mut found: Vec<Option<Bytes>> =
             wanted.iter().map(|(id, slot)| self.local_chunk(id, slot)).collect();
         let missing: Vec<usize> = (0..wanted.len()).filter(|&i| found[i].is_none()).collect();
@@ -160,21 +171,31 @@ impl Fetcher {
             }
         }
         // Every index was either found or put there by `read_missing`.
-        Ok((found.into_iter().flatten().collect(), !missing.is_empty()))
+        Ok(found.into_iter().flatten().collect())
     }
 
     fn local_chunk(&self, id: &ChunkId, slot: &PackSlot) -> Option<Bytes> {
-        if let Some(plain) = self.chunks.get(id) {
-            self.below.counters.memory_hits.add(1);
+        if let Some(plain) = self.in_memory(id) {
             return Some(plain);
         }
         let (_, plain) = self.below.open_cached(FrameKind::Chunk, &id.0)?;
-        self.below.counters.cache_hits.add(1);
-        self.ahead.used(&id.0, &self.below.counters);
+        self.note_cached(id);
         Some(self.remember_chunk(id, slot, plain))
     }
 
-    fn remember_chunk(&self, id: &ChunkId, slot: &PackSlot, plain: Vec<u8>) -> Bytes {
+    pub(super) fn in_memory(&self, id: &ChunkId) -> Option<Bytes> {
+        let plain = self.chunks.get(id)?;
+        self.below.counters.memory_hits.add(1);
+        Some(plain)
+    }
+
+    /// Notes that a chunk was read from the local cache.
+    pub(super) fn note_cached(&self, id: &ChunkId) {
+        self.below.counters.cache_hits.add(1);
+        self.ahead.used(&id.0, &self.below.counters);
+    }
+
+    pub(super) fn remember_chunk(&self, id: &ChunkId, slot: &PackSlot, plain: Vec<u8>) -> Bytes {
         self.below.hot.note(id, slot);
         let plain = Bytes::from(plain);
         self.chunks.insert(*id, plain.clone(), plain.len());

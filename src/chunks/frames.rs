@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::format::{
     FRAME_HEADER_LEN, FRAME_MAGIC, FrameHeader, FrameKind, HashKeys, PACK_HEADER_LEN, decode_frame,
-    frames, parse_header,
+    decode_frame_into, frames, parse_header,
 };
 
 /// Id, bytes: what the caches are keyed by.
@@ -19,17 +19,40 @@ pub(super) fn open_frame(
     frame: &[u8],
 ) -> Result<Vec<u8>, String> {
     let (header, plain) = decode_frame(frame).map_err(|error| error.to_string())?;
+    check(keys, (kind, id), &header, &plain)?;
+    Ok(plain)
+}
+
+/// As [`open_frame`], with the plaintext to where it is wanted: it must have just that length.
+/// After an error `plain` holds anything.
+pub(super) fn open_frame_into(
+    keys: &HashKeys,
+    kind: FrameKind,
+    id: &FrameId,
+    frame: &[u8],
+    plain: &mut [u8],
+) -> Result<(), String> {
+    let header = decode_frame_into(frame, plain).map_err(|error| error.to_string())?;
+    check(keys, (kind, id), &header, plain)
+}
+
+fn check(
+    keys: &HashKeys,
+    (kind, id): (FrameKind, &FrameId),
+    header: &FrameHeader,
+    plain: &[u8],
+) -> Result<(), String> {
     if header.kind != kind || header.id != *id {
         return Err("another frame is there".to_owned());
     }
     let hash = match kind {
-        FrameKind::Chunk => keys.chunk(&plain).0,
-        FrameKind::Node => keys.node(&plain).0,
+        FrameKind::Chunk => keys.chunk(plain).0,
+        FrameKind::Node => keys.node(plain).0,
     };
     if hash != *id {
         return Err("the hash does not match".to_owned());
     }
-    Ok(plain)
+    Ok(())
 }
 
 /// Frames of a data window, which begins at a frame: those that lie in it whole.
@@ -88,6 +111,33 @@ mod tests {
             let mut damaged = frame.clone();
             damaged[at] ^= 0x40;
             assert!(open_frame(&keys(), FrameKind::Node, &id, &damaged).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_frame_opens_in_its_place_only_if_all_of_it_is_right() {
+        let plains = [vec![7; 5000], (0..5000_u32).map(|n| (n * n >> 7) as u8).collect()];
+        for plain in plains {
+            let id = keys().chunk(&plain).0;
+            let frame = encode_frame(FrameKind::Chunk, &id, &plain);
+            let open = |kind, id, frame: &[u8], len| {
+                let mut place = vec![0; len];
+                open_frame_into(&keys(), kind, id, frame, &mut place).map(|()| place)
+            };
+            assert_eq!(open(FrameKind::Chunk, &id, &frame, 5000).unwrap(), plain);
+            assert!(open(FrameKind::Chunk, &id, &frame, 4999).is_err());
+            assert!(open(FrameKind::Chunk, &id, &frame, 5001).is_err());
+            assert!(open(FrameKind::Node, &id, &frame, 5000).is_err());
+            assert!(open(FrameKind::Chunk, &[1; 32], &frame, 5000).is_err());
+            for at in 0..frame.len() {
+                assert!(open(FrameKind::Chunk, &id, &frame[..at], 5000).is_err(), "cut at {at}");
+                let mut damaged = frame.clone();
+                damaged[at] ^= 0x40;
+                // Whatever is damaged, no other byte comes of it.
+                if let Ok(found) = open(FrameKind::Chunk, &id, &damaged, 5000) {
+                    assert!(found == plain, "byte {at}");
+                }
+            }
         }
     }
 

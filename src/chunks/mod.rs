@@ -16,6 +16,7 @@ mod flight;
 mod frames;
 mod hot;
 mod memory;
+mod parts;
 mod prefetch;
 mod queue;
 mod stats;
@@ -46,6 +47,7 @@ use upload::Uploaders;
 
 pub use error::ChunkError;
 pub use fetch::Fetch;
+pub use parts::ChunkPart;
 pub use queue::Rank;
 pub use stats::{ChunkStats, ReadAhead};
 pub use tree_packs::{ClosedTree, FinishedTree, PackWriter};
@@ -152,16 +154,18 @@ impl Chunks {
         wanted: &[(ChunkId, PackSlot)],
         fetch: Fetch,
     ) -> Result<Vec<Bytes>, ChunkError> {
-        Ok(self.fetcher.read_many(wanted, fetch)?.0)
+        self.fetcher.read_many(wanted, fetch)
     }
 
-    /// As [`Chunks::read_many`]; tells also whether any of them was not local.
-    pub fn read_noting(
+    /// Reads parts of chunks to their places in `out`, otherwise as [`Chunks::read_many`]. Tells
+    /// whether any of them was not local. After an error their places hold anything.
+    pub fn read_parts(
         &self,
-        wanted: &[(ChunkId, PackSlot)],
+        parts: &[ChunkPart],
+        out: &mut [u8],
         fetch: Fetch,
-    ) -> Result<(Vec<Bytes>, bool), ChunkError> {
-        self.fetcher.read_many(wanted, fetch)
+    ) -> Result<bool, ChunkError> {
+        self.fetcher.read_parts(parts, out, fetch)
     }
 
     /// Fetches what readers will want into the local cache, in the background; `rank` says before

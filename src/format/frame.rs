@@ -109,10 +109,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<FrameHeader, FormatError> {
 /// and the lengths, not the id. Allocates at most the kind's longest plaintext.
 pub fn decode_frame(bytes: &[u8]) -> Result<(FrameHeader, Vec<u8>), FormatError> {
     let (header, encoding, crc) = parse(bytes)?;
-    let frame_len = header.frame_len as usize;
-    let stored = bytes
-        .get(FRAME_HEADER_LEN..frame_len)
-        .ok_or(FormatError::Truncated { what: WHAT, needed: frame_len as u64 })?;
+    let stored = stored_bytes(bytes, &header)?;
     if crc != crc32c::crc32c_append(crc32c::crc32c(&bytes[..FRAME_HEADER_LEN - 4]), stored) {
         return Err(FormatError::Checksum { what: WHAT });
     }
@@ -121,6 +118,29 @@ pub fn decode_frame(bytes: &[u8]) -> Result<(FrameHeader, Vec<u8>), FormatError>
         Encoding::Zstd => decompress(stored, header.plain_len as usize)?,
     };
     Ok((header, plain))
+}
+
+/// As [`decode_frame`], with the plaintext to where it is wanted: it must have just that length.
+/// Leaves the checksum to whoever compares the hash, which proves more. After an error `plain`
+/// holds anything.
+pub fn decode_frame_into(bytes: &[u8], plain: &mut [u8]) -> Result<FrameHeader, FormatError> {
+    let (header, encoding, _) = parse(bytes)?;
+    let stored = stored_bytes(bytes, &header)?;
+    if header.plain_len as usize != plain.len() {
+        let [len, max] = [u64::from(header.plain_len), plain.len() as u64];
+        return Err(FormatError::TooLong { what: WHAT, len, max });
+    }
+    match encoding {
+        Encoding::Raw => plain.copy_from_slice(stored),
+        Encoding::Zstd => decompress_into(stored, plain)?,
+    }
+    Ok(header)
+}
+
+fn stored_bytes<'a>(bytes: &'a [u8], header: &FrameHeader) -> Result<&'a [u8], FormatError> {
+    let frame_len = header.frame_len as usize;
+    let needed = u64::from(header.frame_len);
+    bytes.get(FRAME_HEADER_LEN..frame_len).ok_or(FormatError::Truncated { what: WHAT, needed })
 }
 
 fn parse(bytes: &[u8]) -> Result<(FrameHeader, Encoding, u32), FormatError> {
@@ -181,11 +201,24 @@ fn compress(level: i32, plain: &[u8]) -> Option<Vec<u8>> {
 
 /// Allocates just `plain_len` bytes: zstd fails when the content is longer.
 fn decompress(stored: &[u8], plain_len: usize) -> Result<Vec<u8>, FormatError> {
-    let plain = UNPACK.with_borrow_mut(|context| {
+    let plain = with_decompressor(|context| context.decompress(stored, plain_len).ok());
+    plain.filter(|plain| plain.len() == plain_len).ok_or(FormatError::Compression { what: WHAT })
+}
+
+/// Fails unless the content is as long as its place.
+fn decompress_into(stored: &[u8], plain: &mut [u8]) -> Result<(), FormatError> {
+    let len = with_decompressor(|context| context.decompress_to_buffer(stored, plain).ok());
+    let is_whole = len == Some(plain.len());
+    is_whole.then_some(()).ok_or(FormatError::Compression { what: WHAT })
+}
+
+fn with_decompressor<T>(
+    run: impl FnOnce(&mut zstd::bulk::Decompressor<'static>) -> Option<T>,
+) -> Option<T> {
+    UNPACK.with_borrow_mut(|context| {
         if context.is_none() {
             *context = zstd::bulk::Decompressor::new().ok();
         }
-        context.as_mut()?.decompress(stored, plain_len).ok()
-    });
-    plain.filter(|plain| plain.len() == plain_len).ok_or(FormatError::Compression { what: WHAT })
+        run(context.as_mut()?)
+    })
 }

@@ -25,7 +25,7 @@ mod store;
 pub use error::FormatError;
 pub use frame::{
     CHUNK_LEN_MAX, FRAME_HEADER_LEN, FRAME_MAGIC, FrameHeader, FrameKind, NODE_LEN_MAX, ZSTD_LEVEL,
-    decode_frame, encode_frame, encode_frame_at, parse_header,
+    decode_frame, decode_frame_into, encode_frame, encode_frame_at, parse_header,
 };
 pub use hash::HashKeys;
 pub use head::{HEAD_NODES_BYTES_MAX, HEAD_RECORDS_BYTES_MAX, Head, Lease, SnapshotRef};

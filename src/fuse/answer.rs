@@ -8,7 +8,7 @@ use std::time::Duration;
 use fuser::{Errno, FopenFlags};
 
 use crate::fs::{DirEntry, StatFs};
-use crate::types::{Attr, Ino};
+use crate::types::{Attr, Buffer, Ino};
 
 /// How long the kernel may believe a name or attributes: for ever, because nobody else changes
 /// them. (The kernel clamps it; about 136 years.)
@@ -51,7 +51,7 @@ pub(super) trait AnswerCreated: Answer {
 /// Bytes: a piece of a file, a symlink's target.
 pub(super) trait AnswerData: Answer {
     /// Answers.
-    fn data(self, bytes: Vec<u8>);
+    fn data(self, bytes: Buffer);
 }
 
 /// A number of bytes written.

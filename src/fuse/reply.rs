@@ -17,7 +17,7 @@ use super::answer::{
 };
 use super::convert::{BLOCK_BYTES, sectors};
 use crate::fs::{DirEntry, StatFs};
-use crate::types::{Attr, Ino, Kind};
+use crate::types::{Attr, Buffer, Ino, Kind};
 
 /// Inode numbers are never used twice, so all are of the first generation.
 const GENERATION: Generation = Generation(0);
@@ -74,7 +74,7 @@ impl AnswerCreated for ReplyCreate {
 }
 
 impl AnswerData for ReplyData {
-    fn data(self, bytes: Vec<u8>) {
+    fn data(self, bytes: Buffer) {
         ReplyData::data(self, &bytes);
     }
 }

@@ -4,6 +4,7 @@
 //! in the constructors, and the layers above trust them.
 
 mod attr;
+mod buffer;
 mod clock;
 mod id;
 mod name;
@@ -11,6 +12,7 @@ mod request;
 mod standing;
 
 pub use attr::{Attr, Kind, Time};
+pub use buffer::Buffer;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use id::{CacheId, ChunkId, Epoch, IdError, Ino, NodeId, PackId, SnapshotId};
 pub use name::{NAME_LEN_MAX, Name, NameError, WorkspaceName, WorkspaceNameError};

@@ -330,7 +330,10 @@ impl Run {
                 let ino = self.file(file);
                 let real = fs.read(&root, ino, offset, len);
                 let model = self.model.read(ino, offset, len);
-                (answer(real, Answer::Bytes), model.map_or_else(Answer::Fails, Answer::Bytes))
+                (
+                    answer(real, |bytes| Answer::Bytes(bytes.to_vec())),
+                    model.map_or_else(Answer::Fails, Answer::Bytes),
+                )
             }
             Op::Resize { file, size, root } => {
                 let ino = self.file(file);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::format::FrameKind;
 use crate::remote::{Fault, When};
 
 #[test]
@@ -314,4 +315,80 @@ fn what_was_read_first_and_then_what_was_written_is_the_hot_set() {
     assert_eq!(machine.chunks.first_reads(), [slots[3], slots[1], slots[4]]);
     let hot = machine.chunks.hot_set();
     assert_eq!(hot, [slots[3], slots[1], slots[4], slots[0], slots[2]]);
+}
+
+#[test]
+fn parts_come_to_their_places_from_memory_the_cache_and_the_store() {
+    let store = Store::new();
+    // Large ones wanted whole, in part, and a small one.
+    let plains = [noises(3, 200 * KIB), noises(1, 8 * KIB)].concat();
+    let slots = store.machine().store_all(&plains);
+    let part = |index: usize, within: usize, at: usize, len: usize| ChunkPart {
+        id: slots[index].0,
+        slot: slots[index].1,
+        within,
+        to: at..at + len,
+    };
+    let parts = [
+        part(0, 0, 1000, 200 * KIB),
+        part(1, 5000, 1000 + 200 * KIB, 100 * KIB),
+        part(3, 0, 0, 1000),
+        part(2, 0, 2000 + 300 * KIB, 200 * KIB),
+        part(0, 77, 1000 + 300 * KIB, 1000),
+    ];
+    let mut wanted = vec![9; 3000 + 500 * KIB];
+    for part in &parts {
+        let index = slots.iter().position(|(id, _)| *id == part.id).unwrap();
+        let plain = &plains[index][part.within..][..part.to.len()];
+        wanted[part.to.clone()].copy_from_slice(plain);
+    }
+    let read = |machine: &Machine, fetch| {
+        let mut out = vec![9; wanted.len()];
+        machine.chunks.read_parts(&parts, &mut out, fetch).map(|missed| (out == wanted, missed))
+    };
+    let cold = store.machine();
+    assert!(matches!(read(&cold, Fetch::LocalOnly), Err(ChunkError::NotLocal)));
+    assert_eq!(read(&cold, cold.fetch()).unwrap(), (true, true));
+    store.counting.reset();
+    assert_eq!(read(&cold, Fetch::LocalOnly).unwrap(), (true, false), "memory");
+    // Four chunks, of which one is wanted whole and in part: that is kept for the part, and only
+    // the other whole one comes from the cache once more.
+    cold.chunks.forget_memory();
+    for hits in [5, 1] {
+        let before = cold.chunks.stats().cache_hits;
+        assert_eq!(read(&cold, Fetch::LocalOnly).unwrap(), (true, false), "the cache");
+        assert_eq!(cold.chunks.stats().cache_hits - before, hits);
+    }
+    assert!(store.counting.log().is_empty());
+}
+
+#[test]
+fn a_part_beyond_its_chunk_or_of_a_damaged_one_is_an_error_or_fetched_again() {
+    let store = Store::new();
+    let plains = noises(1, 100 * KIB);
+    let (id, slot) = store.machine().store_all(&plains)[0];
+    let cold = store.machine();
+    cold.chunks.read(&id, &slot, cold.fetch()).unwrap();
+    let mut out = vec![0; 100 * KIB + 1];
+    for memory in [true, false] {
+        if !memory {
+            cold.chunks.forget_memory();
+        }
+        for (within, len) in [(0, 100 * KIB + 1), (1, 100 * KIB), (usize::MAX, 1)] {
+            let part = ChunkPart { id, slot, within, to: 0..len };
+            let answer = cold.chunks.read_parts(&[part], &mut out, Fetch::LocalOnly);
+            assert!(matches!(answer, Err(ChunkError::Corrupt { .. })), "{answer:?}");
+        }
+    }
+    // Another chunk's frame under its id: right by every checksum.
+    cold.chunks.forget_memory();
+    cold.local.cache_remove(&id.0).unwrap();
+    let other = crate::format::encode_frame(FrameKind::Chunk, &id.0, &noises(2, 100 * KIB)[1]);
+    cold.local.cache_put(&id.0, &other).unwrap();
+    let part = ChunkPart { id, slot, within: 0, to: 0..100 * KIB };
+    let parts = [part];
+    let answer = cold.chunks.read_parts(&parts, &mut out, Fetch::LocalOnly);
+    assert!(matches!(answer, Err(ChunkError::NotLocal)), "{answer:?}");
+    assert!(cold.chunks.read_parts(&parts, &mut out, cold.fetch()).unwrap());
+    assert!(out[..100 * KIB] == plains[0]);
 }

@@ -47,7 +47,7 @@ impl Operations {
             Call::new(origin, Opcode::ReadLink, ino),
             answer,
             move |fs, caller| fs.readlink(caller, ino),
-            |target, answer: A| answer.data(target),
+            |target, answer: A| answer.data(target.into()),
         );
     }
 

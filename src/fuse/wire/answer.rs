@@ -10,7 +10,7 @@ use crate::fuse::answer::{
     Answer, AnswerAttr, AnswerCreated, AnswerData, AnswerEmpty, AnswerEntry, AnswerListing,
     AnswerListingPlus, AnswerOffset, AnswerStatFs, AnswerWritten, AnswerXattr,
 };
-use crate::types::{Attr, Ino};
+use crate::types::{Attr, Buffer, Ino};
 
 /// Takes one answer to the kernel.
 pub(in crate::fuse) trait Outlet: Send + 'static {
@@ -88,7 +88,7 @@ impl<O: Outlet> AnswerCreated for WireAnswer<O> {
 }
 
 impl<O: Outlet> AnswerData for WireAnswer<O> {
-    fn data(self, bytes: Vec<u8>) {
+    fn data(self, bytes: Buffer) {
         self.send(Body::Bytes(bytes));
     }
 }
@@ -117,7 +117,7 @@ impl<O: Outlet> AnswerXattr for WireAnswer<O> {
     }
 
     fn value(self, value: &[u8]) {
-        self.send(Body::Bytes(value.to_owned()));
+        self.send(Body::Bytes(value.to_owned().into()));
     }
 }
 

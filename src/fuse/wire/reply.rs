@@ -16,7 +16,7 @@ use super::fields::Put;
 use crate::fs::{DirEntry, StatFs};
 use crate::fuse::answer::{CREATED_FLAGS, FOREVER};
 use crate::fuse::convert::{BLOCK_BYTES, sectors};
-use crate::types::{Attr, Ino, Kind};
+use crate::types::{Attr, Buffer, Ino, Kind};
 
 /// Length of the header, bytes.
 pub(in crate::fuse) const OUT_HEADER_LEN: usize = 16;
@@ -38,7 +38,7 @@ const RESERVED_LEN_MAX: usize = 32 * 1024;
 pub(in crate::fuse) enum Body {
     Empty,
     Small(Small),
-    Bytes(Vec<u8>),
+    Bytes(Buffer),
 }
 
 impl Body {
@@ -233,6 +233,6 @@ impl Listing {
     }
 
     pub(in crate::fuse) fn into_body(self) -> Body {
-        Body::Bytes(self.bytes)
+        Body::Bytes(self.bytes.into())
     }
 }

@@ -503,7 +503,7 @@ impl Outlet for Probe {
 fn each_answer_is_sent_once_however_it_ends() {
     let (sender, answers) = mpsc::channel();
     let answer = |unique| WireAnswer::new(unique, Probe(sender.clone()));
-    answer(2).data(b"abc".to_vec());
+    answer(2).data(b"abc".to_vec().into());
     answer(4).fail(Errno::ENOENT);
     drop(answer(6));
     AnswerListing::listed(answer(8).room(100));

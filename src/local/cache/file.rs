@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use crate::local::LocalError;
+use crate::types::Buffer;
 
 pub(super) const ENTRY_HEADER_LEN: usize = 48;
 /// Longest frame that is cached (`format`'s longest node, and room for its header).
@@ -142,10 +143,10 @@ impl CacheFile {
 
     /// The frame of `id` that begins at `at`; none if something else is there.
     pub(super) fn read(&self, id: &[u8; 32], at: u64, frame_len: u32) -> io::Result<Option<Bytes>> {
-        let mut bytes = vec![0; ENTRY_HEADER_LEN + frame_len as usize];
+        let mut bytes = Buffer::unwritten(ENTRY_HEADER_LEN + frame_len as usize);
         self.file.read_exact_at(&mut bytes, at)?;
         let entry = decode_header(&bytes);
-        let frame = Bytes::from(bytes).slice(ENTRY_HEADER_LEN..);
+        let frame = Bytes::from_owner(bytes).slice(ENTRY_HEADER_LEN..);
         Ok(entry
             .filter(|entry| {
                 let as_indexed = entry.id == *id && entry.frame_len == frame_len;
