@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_frame_opens_in_its_place_only_if_all_of_it_is_right() {
-        let plains = [vec![7; 5000], (0..5000_u32).map(|n| (n * n >> 7) as u8).collect()];
+        let plains = [vec![7; 5000], (0..5000_u32).map(|n| ((n * n) >> 7) as u8).collect()];
         for plain in plains {
             let id = keys().chunk(&plain).0;
             let frame = encode_frame(FrameKind::Chunk, &id, &plain);
