@@ -162,3 +162,61 @@ fn credentials_of_a_web_identity_are_used_and_refreshed() {
     assert!(issuer.count("the-pod-s-own-token") >= 2, "{:?}", issuer.seen.lock().unwrap());
     assert!(are_refreshed(&issuer.signed(), "WEB"), "{:?}", issuer.signed());
 }
+
+#[test]
+fn without_tls_no_root_certificate_is_read() {
+    let issuer = Issuer::start();
+    let home = tempfile::tempdir().unwrap();
+    // Whoever opens it waits for somebody who writes, for ever.
+    let roots = home.path().join("roots.pem");
+    nix::unistd::mkfifo(&roots, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let none = home.path().join("none");
+    std::fs::create_dir(&none).unwrap();
+    let token = home.path().join("token");
+    std::fs::write(&token, "the-pod-s-own-token").unwrap();
+    let certificates = [
+        ("SSL_CERT_FILE", roots.to_str().unwrap()),
+        ("SSL_CERT_DIR", none.to_str().unwrap()),
+        ("AWS_REGION", "us-east-1"),
+    ];
+    let fixed = [("AWS_ACCESS_KEY_ID", "testkey"), ("AWS_SECRET_ACCESS_KEY", "testsecret")];
+    let role = [
+        ("AWS_EC2_METADATA_DISABLED", "false"),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", issuer.endpoint.as_str()),
+    ];
+    let web = [
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap()),
+        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/dormouse"),
+        ("AWS_ENDPOINT_URL_STS", issuer.endpoint.as_str()),
+    ];
+    for given in [&fixed[..], &role[..], &web[..]] {
+        let set = [given, &certificates].concat();
+        let said = child(&format!("{} bucket - 1", issuer.endpoint), home.path(), &set);
+        assert_eq!(said.matches("STORED").count(), 1, "{given:?}: {said}");
+    }
+}
+
+#[test]
+fn an_https_endpoint_is_spoken_to_by_tls() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("https://{}", listener.local_addr().unwrap());
+    let (sender, first_bytes) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut first = [0; 1];
+            if stream.read_exact(&mut first).is_ok() {
+                let _ = sender.send(first[0]);
+            }
+        }
+    });
+    let home = tempfile::tempdir().unwrap();
+    let set = [
+        ("AWS_ACCESS_KEY_ID", "testkey"),
+        ("AWS_SECRET_ACCESS_KEY", "testsecret"),
+        ("AWS_REGION", "us-east-1"),
+    ];
+    let said = child(&format!("{endpoint} bucket - 1"), home.path(), &set);
+    assert_eq!(said.matches("FAILED").count(), 1, "{said}");
+    // The type of a handshake's record.
+    assert_eq!(first_bytes.try_recv(), Ok(22), "{said}");
+}

@@ -12,6 +12,7 @@ use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{Builder, RequestChecksumCalculation, ResponseChecksumValidation};
 
+use super::http::LazyTls;
 use crate::remote::url::redact;
 use crate::remote::{RemoteError, RemoteOptions};
 
@@ -24,7 +25,9 @@ const REGION_DEFAULT: &str = "us-east-1";
 /// A client with the standard credential chain, which refreshes what expires while running.
 /// Reads the environment and the shared configuration files.
 pub(super) async fn connect(options: &RemoteOptions) -> Client {
-    let mut loader = aws_config::defaults(BehaviorVersion::latest()).region(region(options));
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(LazyTls::client())
+        .region(region(options));
     if let Some(profile) = &options.profile {
         loader = loader.profile_name(profile);
     }

@@ -7,6 +7,7 @@
 mod answer;
 mod connect;
 mod error;
+mod http;
 
 use std::fmt::Write;
 use std::ops::Range;
