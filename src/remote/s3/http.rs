@@ -1,8 +1,8 @@
 //! The SDK's HTTP client, which sets TLS up when it is first needed.
 //!
 //! By itself the SDK reads every root certificate of the machine while it is set up, from some 150
-//! files: also where the store and whoever gives credentials are reached without TLS, and before the
-//! first request of a mount.
+//! files: also where the store and whoever gives credentials are reached without TLS, and before
+//! the first request of a mount.
 
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::Provider;
