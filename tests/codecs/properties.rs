@@ -10,11 +10,15 @@ use dormouse::control::{Command, Event};
 use dormouse::format::{
     FRAME_HEADER_LEN, FormatError, Head, Key, Node, OWN_PACK, PACK_FOOTER_LEN, PACK_HEADER_LEN,
     PackBuilder, PackIndex, Snapshot, SnapshotName, StoreFormat, decode_attr, decode_entry,
-    decode_extent, decode_frame, decode_node, decode_pack_header, decode_pack_index, encode_attr,
-    encode_entry, encode_extent, encode_frame, encode_node, frames, parse_header,
+    decode_extent, decode_frame, decode_frame_into, decode_node, decode_pack_header,
+    decode_pack_index, encode_attr, encode_entry, encode_extent, encode_frame, encode_node, frames,
+    parse_header,
 };
 use dormouse::remote::StoreUrl;
 use dormouse::types::{PackId, WorkspaceName};
+
+/// Longest plaintext that a damaged frame is decoded to in a place of its own.
+const PLACE_LEN_MAX: usize = 16 << 10;
 
 /// What is said of one structure.
 pub type Check = fn(&[u8]) -> bool;
@@ -88,8 +92,16 @@ pub fn frame(bytes: &[u8]) -> bool {
     for (at, header) in frames(bytes) {
         assert!(at + header.frame_len as usize <= bytes.len());
     }
+    // It leaves the checksum to whoever compares the hash, so it meets what is damaged as well.
+    if let Ok(header) = parse_header(bytes) {
+        let mut place = vec![0; (header.plain_len as usize).min(PLACE_LEN_MAX)];
+        let _ = decode_frame_into(bytes, &mut place);
+    }
     let Ok((header, plain)) = decode_frame(bytes) else { return false };
     assert_eq!(parse_header(bytes), Ok(header));
+    let mut place = vec![0; plain.len()];
+    assert_eq!(decode_frame_into(bytes, &mut place), Ok(header));
+    assert!(place == plain);
     assert_eq!(header.plain_len as usize, plain.len());
     assert!(plain.len() <= header.kind.plain_len_max());
     let alone = &bytes[..header.frame_len as usize];
