@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
-use crate::support::{World, is_mounted};
+use crate::support::{World, available, is_mounted};
 
 #[test]
 fn a_command_line_that_can_t_be_meant_is_a_usage_error() {
@@ -217,19 +217,10 @@ fn a_cache_smaller_than_what_is_dirty_is_an_errno_and_loses_nothing() {
     assert_eq!(fs::read_to_string(world.ws().join("before")).unwrap(), "fine");
 }
 
-/// What `df` says can be written.
-fn available(path: &Path) -> u64 {
-    let stat = nix::sys::statvfs::statvfs(path).unwrap();
-    stat.blocks_available() * stat.fragment_size()
-}
-
 #[test]
 fn a_full_disk_is_enospc_and_loses_nothing() {
     let world = World::new();
-    let small = world.path("small");
-    fs::create_dir(&small).unwrap();
-    let (kind, flags) = (Some("tmpfs"), nix::mount::MsFlags::empty());
-    nix::mount::mount(Some("tmpfs"), &small, kind, flags, Some("size=192m")).unwrap();
+    let small = world.disk("small", "size=192m");
     let cache = world.text("small/cache");
     world.ok(&["mount", "--create", "--cache-dir", &cache, "w", &world.text("ws")]);
     fs::write(world.ws().join("before"), "fine").unwrap();

@@ -2,24 +2,15 @@
 //! these were found by newcomers.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::support::{World, dormouse, http_server, is_mounted, wait_for};
-
-/// A file system of its own in the world, so large.
-fn disk(world: &World, name: &str, options: &str) -> PathBuf {
-    let place = world.path(name);
-    fs::create_dir(&place).unwrap();
-    let (kind, flags) = (Some("tmpfs"), nix::mount::MsFlags::empty());
-    nix::mount::mount(Some("tmpfs"), &place, kind, flags, Some(options)).unwrap();
-    place
-}
+use crate::support::{World, available, dormouse, http_server, is_mounted, wait_for};
 
 /// Such a mount came about, and the first write was `ENOSPC`.
 #[test]
 fn a_disk_that_holds_only_the_reserve_is_refused_with_the_numbers() {
     let world = World::new();
-    disk(&world, "small", "size=72m");
+    world.disk("small", "size=72m");
     let (cache, ws) = (world.text("small/cache"), world.text("ws"));
     let line = ["mount", "--create", "--cache-dir", &cache, "w", &ws];
     let ran = world.fails(&line, 10, "72.0 MiB free");
@@ -34,15 +25,14 @@ fn a_disk_that_holds_only_the_reserve_is_refused_with_the_numbers() {
 #[test]
 fn what_a_full_disk_holds_still_gets_into_the_store() {
     let world = World::new();
-    let small = disk(&world, "small", "size=192m");
+    let small = world.disk("small", "size=192m");
     let (cache, ws) = (world.text("small/cache"), world.text("ws"));
     let line = ["mount", "--create", "--cache-dir", &cache, "w", &ws];
     world.ok(&line);
     fs::write(world.ws().join("f"), "precious").unwrap();
     world.ok(&["unmount", "--keep-local", "w"]);
-    let free = nix::sys::statvfs::statvfs(&small).unwrap();
-    let free = free.blocks_available() * free.fragment_size();
-    fs::write(small.join("ballast"), vec![0; usize::try_from(free - (70 << 20)).unwrap()]).unwrap();
+    let ballast = usize::try_from(available(&small) - (70 << 20)).unwrap();
+    fs::write(small.join("ballast"), vec![0; ballast]).unwrap();
     let ran = world.ok(&line);
     assert!(ran.err.contains("hardly anything could be written"), "{}", ran.err);
     world.hibernate();
@@ -53,7 +43,7 @@ fn what_a_full_disk_holds_still_gets_into_the_store() {
 #[test]
 fn a_directory_that_may_not_be_written_is_no_matter_of_keys() {
     let world = World::bare();
-    disk(&world, "sealed", "ro");
+    world.disk("sealed", "ro");
     let store = format!("file://{}/store", world.text("sealed"));
     let ran = world.fails(&["init", "--store", &store], 4, "Read-only file system");
     assert!(!ran.err.contains("AWS") && ran.err.contains("user 0 must"), "{}", ran.err);

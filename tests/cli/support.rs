@@ -69,6 +69,15 @@ impl World {
         self.dir.path().canonicalize().unwrap().join(name)
     }
 
+    /// A filesystem of its own in the world, a tmpfs with these options.
+    pub fn disk(&self, name: &str, options: &str) -> PathBuf {
+        let place = self.path(name);
+        fs::create_dir(&place).unwrap();
+        let (kind, flags) = (Some("tmpfs"), nix::mount::MsFlags::empty());
+        nix::mount::mount(Some("tmpfs"), &place, kind, flags, Some(options)).unwrap();
+        place
+    }
+
     /// The usual mountpoint.
     pub fn ws(&self) -> PathBuf {
         self.path("ws")
@@ -281,6 +290,12 @@ pub fn is_alive(pid: nix::unistd::Pid) -> bool {
 pub fn mountpoints() -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
+}
+
+/// Bytes that `df` says can be written.
+pub fn available(path: &Path) -> u64 {
+    let stat = nix::sys::statvfs::statvfs(path).unwrap();
+    stat.blocks_available() * stat.fragment_size()
 }
 
 pub fn is_mounted(path: &Path) -> bool {
