@@ -1,7 +1,7 @@
-//! The vocabulary: ids, names, attributes, time, threads. Imports nothing of ours.
+//! The vocabulary: ids, names, attributes, time, threads, blocks of bytes. Imports nothing of ours.
 //!
-//! Everything here is a plain value. A value that exists is valid: parsing and range checks are
-//! in the constructors, and the layers above trust them.
+//! A value that exists is valid: parsing and range checks are in the constructors, and the layers
+//! above trust them. Only clocks and the stock of blocks have a state.
 
 mod attr;
 mod buffer;
