@@ -32,13 +32,14 @@ impl Buffer {
     /// A block with any content: that of an earlier use, perhaps. Who takes it writes all of it.
     #[must_use]
     pub fn unwritten(len: usize) -> Buffer {
-        let stocked = (STOCKED_LEN_MIN..=STOCKED_LEN_MAX).contains(&len).then(|| take(len));
-        let mut bytes = stocked.flatten().unwrap_or_default();
-        if bytes.len() < len {
-            bytes = vec![0; len];
-        }
-        Buffer { bytes, len }
+        let stocked = is_stocked(len).then(|| take(len)).flatten();
+        Buffer { bytes: stocked.unwrap_or_else(|| vec![0; len]), len }
     }
+}
+
+/// Whether blocks of this length come from the stock and go back to it.
+fn is_stocked(len: usize) -> bool {
+    (STOCKED_LEN_MIN..=STOCKED_LEN_MAX).contains(&len)
 }
 
 /// The block that was given back last among those that are long enough.
@@ -51,7 +52,7 @@ fn take(len: usize) -> Option<Vec<u8>> {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        if !(STOCKED_LEN_MIN..=STOCKED_LEN_MAX).contains(&bytes.len()) {
+        if !is_stocked(bytes.len()) {
             return;
         }
         let mut stock = STOCK.lock();

@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -43,6 +44,24 @@ impl Issuer {
         issuer
     }
 
+    /// What has a process take keys of the machine's role from it.
+    fn role(&self) -> [(&str, &str); 2] {
+        [
+            ("AWS_EC2_METADATA_DISABLED", "false"),
+            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &self.endpoint),
+        ]
+    }
+
+    /// What has a process take keys from it for this token.
+    fn web_identity<'a>(&'a self, token: &'a Path) -> [(&'a str, &'a str); 4] {
+        [
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap()),
+            ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/dormouse"),
+            ("AWS_ENDPOINT_URL_STS", &self.endpoint),
+            ("AWS_REGION", "us-east-1"),
+        ]
+    }
+
     fn count(&self, part: &str) -> usize {
         self.seen.lock().unwrap().asked.iter().filter(|line| line.contains(part)).count()
     }
@@ -51,6 +70,13 @@ impl Issuer {
     fn signed(&self) -> Vec<(String, String)> {
         self.seen.lock().unwrap().signed.clone()
     }
+}
+
+/// A web identity's token, as a file.
+fn token_in(home: &Path) -> PathBuf {
+    let token = home.join("token");
+    std::fs::write(&token, "the-pod-s-own-token").unwrap();
+    token
 }
 
 /// Answers one request; false at the connection's end.
@@ -135,11 +161,7 @@ fn are_refreshed(signed: &[(String, String)], prefix: &str) -> bool {
 fn credentials_of_the_machine_s_role_are_used_and_refreshed() {
     let issuer = Issuer::start();
     let home = tempfile::tempdir().unwrap();
-    let set = [
-        ("AWS_EC2_METADATA_DISABLED", "false"),
-        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", issuer.endpoint.as_str()),
-    ];
-    let said = child(&format!("{} bucket - 3", issuer.endpoint), home.path(), &set);
+    let said = child(&format!("{} bucket - 3", issuer.endpoint), home.path(), &issuer.role());
     assert_eq!(said.matches("STORED").count(), 3, "{said}");
     assert!(issuer.count("PUT /latest/api/token") >= 1, "only with a session token");
     assert!(are_refreshed(&issuer.signed(), "ROLE"), "{:?}", issuer.signed());
@@ -149,14 +171,8 @@ fn credentials_of_the_machine_s_role_are_used_and_refreshed() {
 fn credentials_of_a_web_identity_are_used_and_refreshed() {
     let issuer = Issuer::start();
     let home = tempfile::tempdir().unwrap();
-    let token = home.path().join("token");
-    std::fs::write(&token, "the-pod-s-own-token").unwrap();
-    let set = [
-        ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap()),
-        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/dormouse"),
-        ("AWS_ENDPOINT_URL_STS", issuer.endpoint.as_str()),
-        ("AWS_REGION", "us-east-1"),
-    ];
+    let token = token_in(home.path());
+    let set = issuer.web_identity(&token);
     let said = child(&format!("{} bucket - 3", issuer.endpoint), home.path(), &set);
     assert_eq!(said.matches("STORED").count(), 3, "{said}");
     assert!(issuer.count("the-pod-s-own-token") >= 2, "{:?}", issuer.seen.lock().unwrap());
@@ -172,23 +188,15 @@ fn without_tls_no_root_certificate_is_read() {
     nix::unistd::mkfifo(&roots, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let none = home.path().join("none");
     std::fs::create_dir(&none).unwrap();
-    let token = home.path().join("token");
-    std::fs::write(&token, "the-pod-s-own-token").unwrap();
+    let token = token_in(home.path());
     let certificates = [
         ("SSL_CERT_FILE", roots.to_str().unwrap()),
         ("SSL_CERT_DIR", none.to_str().unwrap()),
         ("AWS_REGION", "us-east-1"),
     ];
     let fixed = [("AWS_ACCESS_KEY_ID", "testkey"), ("AWS_SECRET_ACCESS_KEY", "testsecret")];
-    let role = [
-        ("AWS_EC2_METADATA_DISABLED", "false"),
-        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", issuer.endpoint.as_str()),
-    ];
-    let web = [
-        ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap()),
-        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/dormouse"),
-        ("AWS_ENDPOINT_URL_STS", issuer.endpoint.as_str()),
-    ];
+    let role = issuer.role();
+    let web = issuer.web_identity(&token);
     for given in [&fixed[..], &role[..], &web[..]] {
         let set = [given, &certificates].concat();
         let said = child(&format!("{} bucket - 1", issuer.endpoint), home.path(), &set);

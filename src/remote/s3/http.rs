@@ -27,19 +27,11 @@ impl LazyTls {
     /// As the SDK's own: proxies of the environment, and TLS by rustls with the machine's roots.
     pub(super) fn client() -> SharedHttpClient {
         let tls = Builder::new().build_with_connector_fn(|settings, components| {
-            let mut builder =
-                ConnectorBuilder::default().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
-            builder.set_connector_settings(settings.cloned());
-            builder.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
-            builder.set_proxy_config(Some(ProxyConfig::from_env()));
-            builder.build()
+            let provider = Provider::Rustls(CryptoMode::AwsLc);
+            connector(settings, components).tls_provider(provider).build()
         });
         let plain = Builder::new().build_with_connector_fn(|settings, components| {
-            let mut builder = ConnectorBuilder::default();
-            builder.set_connector_settings(settings.cloned());
-            builder.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
-            builder.set_proxy_config(Some(ProxyConfig::from_env()));
-            builder.build_http()
+            connector(settings, components).build_http()
         });
         let plain = if has_tls_proxy() { tls.clone() } else { plain };
         SharedHttpClient::new(LazyTls { plain, tls })
@@ -78,6 +70,18 @@ impl HttpConnector for ByScheme {
         let client = if is_plain { &self.clients.plain } else { &self.clients.tls };
         client.http_connector(&self.settings, &self.components).call(request)
     }
+}
+
+/// What both clients have in common.
+fn connector(
+    settings: Option<&HttpConnectorSettings>,
+    components: Option<&RuntimeComponents>,
+) -> ConnectorBuilder {
+    let mut builder = ConnectorBuilder::default();
+    builder.set_connector_settings(settings.cloned());
+    builder.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
+    builder.set_proxy_config(Some(ProxyConfig::from_env()));
+    builder
 }
 
 /// Whether what needs no TLS goes through a proxy that does.
