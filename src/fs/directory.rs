@@ -47,9 +47,13 @@ impl Filesystem {
 
     /// Takes back `count` lookups. An unlinked inode without lookups is reclaimed.
     pub fn forget(&self, ino: Ino, count: u64) {
-        if self.lookups.remove(ino, count) {
-            self.reclaim_if_forgotten(ino);
-        }
+        self.forget_all([(ino, count)].into_iter());
+    }
+
+    /// Takes back lookups, so many of each inode; those that are reclaimed go together.
+    pub fn forget_all(&self, forgets: impl Iterator<Item = (Ino, u64)>) {
+        let gone = forgets.filter(|&(ino, count)| self.lookups.remove(ino, count));
+        self.reclaim_all_forgotten(gone.map(|(ino, _)| ino));
     }
 
     /// Lists a directory from a cookie on: `.`, `..`, then the entries in the order of their

@@ -179,6 +179,16 @@ impl<'a> Locked<'a> {
         Locked { cells: cells.iter().map(|cell| (&**cell, cell.state.write())).collect() }
     }
 
+    /// Lets go of those that are not wanted.
+    pub fn retain(&mut self, mut wanted: impl FnMut(&InodeCell, &CellState) -> bool) {
+        self.cells.retain(|(cell, state)| wanted(cell, state));
+    }
+
+    /// All that are locked, ascending.
+    pub fn all(&mut self) -> impl Iterator<Item = (&'a InodeCell, &mut CellState)> {
+        self.cells.iter_mut().map(|(cell, state)| (*cell, &mut **state))
+    }
+
     fn position(&self, ino: Ino) -> usize {
         let at = self.cells.iter().position(|(cell, _)| cell.ino == ino);
         at.expect("an operation uses only the inodes that it locked")

@@ -42,6 +42,7 @@ mod xattr;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -102,6 +103,7 @@ pub struct Filesystem {
     dirty: Dirty,
     ahead: Arc<Ahead>,
     room: Room,
+    operations: AtomicU64,
 }
 
 impl Filesystem {
@@ -130,6 +132,7 @@ impl Filesystem {
             dirty: Dirty::default(),
             ahead: Arc::default(),
             room: Room::default(),
+            operations: AtomicU64::new(0),
         })
     }
 
@@ -169,6 +172,13 @@ impl Filesystem {
         self.gate.set_admission(delay, credit);
     }
 
+    /// Operations that were asked for since the mount, about: one may count twice, and what a
+    /// seal or settling does is none. What changes says how busy the mount is.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.operations.load(Ordering::Relaxed)
+    }
+
     /// Inodes that the kernel knows of.
     #[must_use]
     pub fn lookup_count(&self) -> usize {
@@ -187,6 +197,7 @@ impl Filesystem {
         fetch: Fetch,
         mut op: impl FnMut() -> Result<T, FsError>,
     ) -> Result<T, FsError> {
+        self.operations.fetch_add(1, Ordering::Relaxed);
         self.with_fetch(fetch, || {
             let _admitted = self.gate.enter()?;
             op().map_err(|error| self.room.or_wait(error))
@@ -199,6 +210,7 @@ impl Filesystem {
         fetch: Fetch,
         op: impl FnMut() -> Result<T, FsError>,
     ) -> Result<T, FsError> {
+        self.operations.fetch_add(1, Ordering::Relaxed);
         self.with_fetch(fetch, op)
     }
 

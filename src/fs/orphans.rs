@@ -5,16 +5,19 @@ use std::collections::HashSet;
 
 use parking_lot::Mutex;
 
-use super::inode::{CellState, Need};
+use super::inode::{CellState, Locked, Need};
 use super::{Filesystem, FsError};
 use crate::chunks::Fetch;
-use crate::format::{Key, Tag};
+use crate::format::{Key, KeyParts, Tag};
 use crate::local::Batch;
 use crate::namespace::Change;
 use crate::types::Ino;
 
-/// Most records that one commit of a reclaim removes.
+/// About the most records that one commit of a reclaim removes.
 const RECORDS_AT_ONCE: usize = 4096;
+
+/// Orphans that are reclaimed together: a commit, and mostly also a look for records, serves all.
+const INODES_AT_ONCE: usize = 128;
 
 /// The orphans. A leaf lock.
 #[derive(Debug, Default)]
@@ -59,11 +62,12 @@ impl Filesystem {
     /// Removes orphans for good; with [`Reclaim::All`] also while changes are frozen. Returns how
     /// many. What is left (in use, or frozen) is for a later call: make one now and then.
     pub fn reclaim_orphans(&self, which: Reclaim, fetch: Fetch) -> Result<u64, FsError> {
+        let is_due = |ino: &Ino| which == Reclaim::All || !self.lookups.is_held(*ino);
+        let mut due: Vec<Ino> = self.orphans.snapshot().into_iter().filter(is_due).collect();
+        due.sort_unstable();
         let mut reclaimed = 0;
-        for ino in self.orphans.snapshot() {
-            if which == Reclaim::All || !self.lookups.is_held(ino) {
-                reclaimed += u64::from(self.reclaim(ino, which, fetch)?);
-            }
+        for group in due.chunks(INODES_AT_ONCE) {
+            reclaimed += self.reclaim(group, which, fetch)?;
         }
         Ok(reclaimed)
     }
@@ -106,47 +110,68 @@ impl Filesystem {
     /// Reclaims an inode that just lost its last name or its last lookup, if both are gone. What
     /// can't be done at once is left to `reclaim_orphans`.
     pub(super) fn reclaim_if_forgotten(&self, ino: Ino) {
-        if !self.orphans.contains(ino) || self.lookups.is_held(ino) {
-            return;
-        }
-        if let Err(error) = self.reclaim(ino, Reclaim::Forgotten, Fetch::LocalOnly)
-            && error.is_unexpected()
-        {
-            tracing::warn!(%ino, %error, "an unlinked inode could not be reclaimed yet");
+        self.reclaim_all_forgotten([ino].into_iter());
+    }
+
+    /// The same for several.
+    pub(super) fn reclaim_all_forgotten(&self, inos: impl Iterator<Item = Ino>) {
+        let is_due = |ino: &Ino| self.orphans.contains(*ino) && !self.lookups.is_held(*ino);
+        let mut due: Vec<Ino> = inos.filter(is_due).collect();
+        due.sort_unstable();
+        due.dedup();
+        for group in due.chunks(INODES_AT_ONCE) {
+            let Err(error) = self.reclaim(group, Reclaim::Forgotten, Fetch::LocalOnly) else {
+                continue;
+            };
+            match group {
+                &[ino] if error.is_unexpected() => {
+                    tracing::warn!(%ino, %error, "an unlinked inode could not be reclaimed yet");
+                }
+                [_] => {}
+                // One of them; not the others.
+                _ => group.iter().for_each(|&ino| self.reclaim_if_forgotten(ino)),
+            }
         }
     }
 
-    /// Removes all records of an orphan. False if it is none, or is in use again.
-    fn reclaim(&self, ino: Ino, which: Reclaim, fetch: Fetch) -> Result<bool, FsError> {
+    /// Removes all records of orphans, ascending and each once, together. Those that are none, or
+    /// are in use again, stay. Returns how many went.
+    fn reclaim(&self, inos: &[Ino], which: Reclaim, fetch: Fetch) -> Result<u64, FsError> {
         self.with_fetch(fetch, || {
             let admitted = self.gate.enter();
             if which == Reclaim::Forgotten && admitted.is_err() {
-                return Ok(false);
+                return Ok(0);
             }
-            let cell = match self.filled(ino, Need::Attr) {
-                Ok(cell) => cell,
-                // Reclaimed already, or by another mount whose snapshot kept the record.
-                Err(FsError::NotFound) => return self.forget_orphan(ino),
-                Err(error) => return Err(error),
-            };
-            let mut state = cell.state.write();
-            if state.gone || state.attr.as_ref().is_none_or(|attr| attr.nlink > 0) {
-                return Ok(false);
+            let mut cells = Vec::with_capacity(inos.len());
+            for &ino in inos {
+                match self.filled(ino, Need::Attr) {
+                    Ok(cell) => cells.push(cell),
+                    // Reclaimed already, or by another mount whose snapshot kept the record.
+                    Err(FsError::NotFound) => self.forget_orphan(ino)?,
+                    Err(error) => return Err(error),
+                }
             }
-            if which == Reclaim::Forgotten && self.lookups.is_held(ino) {
-                return Ok(false);
+            let mut locked = Locked::write(&cells);
+            locked.retain(|cell, state| {
+                let is_held = || self.lookups.is_held(cell.ino);
+                !state.gone
+                    && state.attr.as_ref().is_some_and(|attr| attr.nlink == 0)
+                    && (which == Reclaim::All || !is_held())
+            });
+            let inos: Vec<Ino> = locked.all().map(|(cell, _)| cell.ino).collect();
+            self.remove_records(&inos)?;
+            for (cell, state) in locked.all() {
+                *state = CellState { gone: true, ..CellState::default() };
+                self.inodes.set_extents(cell, 0);
+                self.orphans.remove(cell.ino);
+                self.lookups.gone(cell.ino);
+                self.dirty.remove(cell.ino);
             }
-            self.remove_records(ino)?;
-            *state = CellState { gone: true, ..CellState::default() };
-            self.inodes.set_extents(&cell, 0);
-            self.orphans.remove(ino);
-            self.lookups.gone(ino);
-            self.dirty.remove(ino);
-            Ok(true)
+            Ok(inos.len() as u64)
         })
     }
 
-    fn forget_orphan(&self, ino: Ino) -> Result<bool, FsError> {
+    fn forget_orphan(&self, ino: Ino) -> Result<(), FsError> {
         if self.get(&Key::orphan(ino))?.is_some() {
             let mut batch = Batch::for_upkeep();
             batch.delete(Key::orphan(ino));
@@ -154,32 +179,47 @@ impl Filesystem {
         }
         self.orphans.remove(ino);
         self.lookups.gone(ino);
-        Ok(false)
+        Ok(())
     }
 
-    /// Removes an inode's records, in commits of bounded size, the attributes and the orphan
-    /// record in the last one: a crash between leaves an orphan that is reclaimed later.
-    fn remove_records(&self, ino: Ino) -> Result<(), FsError> {
-        let to = Key::tag_end(ino, Tag::Extent);
-        let mut from = Key::attr(ino).successor();
-        loop {
-            let page = self.range(&from, &to, RECORDS_AT_ONCE)?;
-            let more = page.len() == RECORDS_AT_ONCE;
-            if let Some((last, _)) = page.last() {
-                from = last.successor();
-            }
-            let mut batch = Batch::for_upkeep();
-            for (key, _) in page {
-                batch.delete(key);
-            }
-            if !more {
-                batch.delete(Key::attr(ino));
-                batch.delete(Key::orphan(ino));
-            }
-            self.namespace.commit(Change { batch, ..Change::default() })?;
-            if !more {
-                return Ok(());
+    /// Removes inodes' records, in commits of bounded size, attributes and orphan records after
+    /// all others: a crash between leaves orphans that are reclaimed later.
+    fn remove_records(&self, inos: &[Ino]) -> Result<(), FsError> {
+        let mut batch = Batch::for_upkeep();
+        // The records of inodes with consecutive numbers stand together: one look for all.
+        for run in inos.chunk_by(|one, next| next.0 - one.0 == 1) {
+            let (Some(&first), Some(&last)) = (run.first(), run.last()) else { continue };
+            let to = Key::tag_end(last, Tag::Extent);
+            let mut from = Key::attr(first).successor();
+            loop {
+                let page = self.range(&from, &to, RECORDS_AT_ONCE)?;
+                let more = page.len() == RECORDS_AT_ONCE;
+                if let Some((last, _)) = page.last() {
+                    from = last.successor();
+                }
+                let is_attr = |key: &Key| matches!(key.parts(), Some(KeyParts::Attr(_)));
+                for (key, _) in page.into_iter().filter(|(key, _)| !is_attr(key)) {
+                    batch.delete(key);
+                }
+                if batch.len() >= RECORDS_AT_ONCE {
+                    self.remove(std::mem::replace(&mut batch, Batch::for_upkeep()))?;
+                }
+                if !more {
+                    break;
+                }
             }
         }
+        for &ino in inos {
+            batch.delete(Key::attr(ino));
+            batch.delete(Key::orphan(ino));
+        }
+        self.remove(batch)
+    }
+
+    fn remove(&self, batch: Batch) -> Result<(), FsError> {
+        if !batch.is_empty() {
+            self.namespace.commit(Change { batch, ..Change::default() })?;
+        }
+        Ok(())
     }
 }

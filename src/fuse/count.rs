@@ -98,7 +98,12 @@ impl Counters {
 
     /// One more request of this kind.
     pub(super) fn add(&self, opcode: Opcode) {
-        self.requests[opcode as usize].fetch_add(1, Ordering::Relaxed);
+        self.add_all(opcode, 1);
+    }
+
+    /// So many more requests of this kind.
+    pub(super) fn add_all(&self, opcode: Opcode, requests: u64) {
+        self.requests[opcode as usize].fetch_add(requests, Ordering::Relaxed);
     }
 
     /// One more request that had to wait for the store.

@@ -6,7 +6,7 @@ use super::convert;
 use super::count::Opcode;
 use super::operations::{NewMode, Operations, Place};
 use super::serve::Origin;
-use super::wire::{Forgets, Header, Operation, Outlet, WireAnswer};
+use super::wire::{Header, Operation, Outlet, WireAnswer};
 use super::write::Write;
 use crate::fs::CopyRange;
 use crate::types::Ino;
@@ -21,16 +21,10 @@ pub(super) fn dispatch<O: Outlet>(
 ) {
     match operation {
         Operation::Forget { lookups } => operations.forget(header.ino, lookups),
-        Operation::BatchForget(forgets) => forget_all(operations, &forgets),
+        Operation::BatchForget(forgets) => operations.forget_all(forgets.iter()),
         // Its request is answered in its own time, or when its caller is seen to be killed.
         Operation::Interrupt { .. } => {}
         other => answered(operations, header, other, WireAnswer::new(header.unique, outlet)),
-    }
-}
-
-fn forget_all(operations: &Operations, forgets: &Forgets<'_>) {
-    for (ino, lookups) in forgets.iter() {
-        operations.forget(ino, lookups);
     }
 }
 

@@ -106,9 +106,14 @@ impl Operations {
     }
 
     pub(super) fn forget(&self, ino: Ino, lookups: u64) {
-        if Prime::attr_of(ino).is_none() {
-            self.server.run_unanswered(Opcode::Forget, |fs| fs.forget(ino, lookups));
-        }
+        self.forget_all([(ino, lookups)].into_iter());
+    }
+
+    /// What the kernel forgets at once.
+    pub(super) fn forget_all(&self, forgets: impl Iterator<Item = (Ino, u64)> + Clone) {
+        let ours = forgets.filter(|&(ino, _)| Prime::attr_of(ino).is_none());
+        let count = ours.clone().count() as u64;
+        self.server.run_unanswered(Opcode::Forget, count, |fs| fs.forget_all(ours));
     }
 
     /// Whether answers are held back; also from now on.

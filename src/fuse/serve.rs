@@ -165,9 +165,15 @@ impl Server {
         self.parts.counters.add(opcode);
     }
 
-    /// Runs an operation that needs no answer.
-    pub(super) fn run_unanswered(&self, opcode: Opcode, run: impl FnOnce(&Filesystem)) {
-        self.count(opcode);
+    /// Runs an operation that needs no answer, and counts as `requests` of this kind.
+    pub(super) fn run_unanswered(
+        &self,
+        opcode: Opcode,
+        requests: u64,
+        run: impl FnOnce(&Filesystem),
+    ) {
+        self.parts.governor.enlist();
+        self.parts.counters.add_all(opcode, requests);
         let run = AssertUnwindSafe(|| run(&self.fs));
         if let Err(panic) = catch_unwind(run) {
             log_panic(opcode, Ino::META, panic.as_ref());

@@ -1,6 +1,8 @@
-//! Keeps background settling to a share of one core, and to a small one of a core that others want,
-//! so that it does not compete with the sandbox's own work. A seal waits for settling, so it takes
-//! the pace off.
+//! Keeps background settling to a share of one core, and to a small one where it would compete with
+//! the sandbox's own work: on a core that others want, and while programs use the mount. Two cores
+//! of a virtual machine are often one core's two threads, so also a free one is not free: a third
+//! of what an append took was settling of what came before it. It catches up when they pause, when
+//! much waits for it, and for a seal, which takes the pace off.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -16,8 +18,16 @@ const REST_MAX: Duration = Duration::from_millis(50);
 /// Shorter rests are saved up: a sleep costs more than it gives back.
 const REST_MIN: Duration = Duration::from_millis(1);
 
-/// Share of a core that somebody else wants as well.
-const CONTENDED_PERCENT: u32 = 5;
+/// Share of a core that somebody else wants as well, or while the mount is used.
+const YIELDING_PERCENT: u32 = 5;
+
+/// Operations in a second from which on programs use the mount.
+const USED_OPERATIONS: f64 = 200.0;
+
+/// Shortest and longest time over which operations are counted. After a longer one nothing is
+/// known of now (the machine or the daemon may have slept), and programs go first.
+const COUNTED_MIN: Duration = Duration::from_millis(100);
+const COUNTED_MAX: Duration = Duration::from_secs(2);
 
 /// Others want the core if this thread waits for it longer than the work that it then does,
 /// divided by this. On a free core it waits some microseconds for each millisecond.
@@ -49,11 +59,42 @@ impl Drop for InHurry<'_> {
     }
 }
 
+/// What the mount is at, when settling looks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Traffic {
+    /// When that was.
+    pub now: Duration,
+    /// Operations since the mount.
+    pub operations: u64,
+    /// Whether so much waits to be settled that it can't wait for a pause.
+    pub is_behind: bool,
+}
+
+/// Whether programs use the mount; from one pass to the next.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct InUse {
+    counted: Traffic,
+    is_used: bool,
+}
+
+impl InUse {
+    fn look(&mut self, traffic: Traffic) {
+        let time = traffic.now.saturating_sub(self.counted.now);
+        if time >= COUNTED_MIN {
+            let operations = traffic.operations.saturating_sub(self.counted.operations);
+            self.is_used = time > COUNTED_MAX
+                || operations as f64 >= USED_OPERATIONS * time.as_secs_f64();
+            self.counted = traffic;
+        }
+    }
+}
+
 /// The pace of one pass, in the thread that makes it.
 #[derive(Debug)]
 pub struct Pace {
     percent: u32,
     used: Used,
+    in_use: InUse,
     /// What the scheduler says of this thread, where it does.
     schedstat: Option<File>,
 }
@@ -66,28 +107,32 @@ struct Used {
 }
 
 impl Pace {
-    /// At most `percent` of one core, 1 to 100; 100 never rests.
-    pub fn new(percent: u32) -> Pace {
+    /// At most `percent` of one core, 1 to 100; 100 never rests. `in_use`: what the pass before
+    /// found.
+    pub fn new(percent: u32, in_use: InUse) -> Pace {
         let percent = percent.clamp(1, 100);
         // Opened here, so it is of the thread that works.
         let schedstat =
             if percent < 100 { File::open("/proc/thread-self/schedstat").ok() } else { None };
-        let mut pace = Pace { percent, used: Used::default(), schedstat };
+        let mut pace = Pace { percent, used: Used::default(), in_use, schedstat };
         pace.used = pace.used_by_now();
         pace
     }
 
     /// Rests for what was worked since the last rest.
-    pub fn rest(&mut self, hurry: &Hurry) {
+    pub fn rest(&mut self, hurry: &Hurry, traffic: impl FnOnce() -> Traffic) {
         if self.percent == 100 {
             return;
         }
+        let traffic = traffic();
+        self.in_use.look(traffic);
         let now = self.used_by_now();
         let since = Used {
             worked: now.worked.saturating_sub(self.used.worked),
             waited: now.waited.saturating_sub(self.used.waited),
         };
-        let mut owed = owed(since.worked, share(self.percent, since));
+        let yields = self.in_use.is_used && !traffic.is_behind;
+        let mut owed = owed(since.worked, share(self.percent, since, yields));
         if owed < REST_MIN {
             return;
         }
@@ -97,6 +142,11 @@ impl Pace {
             std::thread::sleep(piece);
             owed -= piece;
         }
+    }
+
+    /// For the next pass.
+    pub fn in_use(&self) -> InUse {
+        self.in_use
     }
 
     fn used_by_now(&self) -> Used {
@@ -110,9 +160,9 @@ impl Pace {
 }
 
 /// Percent of a core that this thread may have, by what it met.
-fn share(percent: u32, since: Used) -> u32 {
+fn share(percent: u32, since: Used, yields: bool) -> u32 {
     let contended = since.waited > since.worked / CONTENDED_DIVISOR;
-    if contended { percent.min(CONTENDED_PERCENT) } else { percent }
+    if contended || yields { percent.min(YIELDING_PERCENT) } else { percent }
 }
 
 /// Nanoseconds on a core and waiting for one; then a count.
@@ -154,10 +204,31 @@ mod tests {
             worked: Duration::from_millis(worked),
             waited: Duration::from_millis(waited),
         };
-        assert_eq!(share(50, met(8, 0)), 50);
-        assert_eq!(share(50, met(8, 2)), 50);
-        assert_eq!(share(50, met(8, 3)), CONTENDED_PERCENT);
-        assert_eq!(share(3, met(8, 3)), 3, "not more than was asked for");
+        assert_eq!(share(50, met(8, 0), false), 50);
+        assert_eq!(share(50, met(8, 2), false), 50);
+        assert_eq!(share(50, met(8, 3), false), YIELDING_PERCENT);
+        assert_eq!(share(3, met(8, 3), false), 3, "not more than was asked for");
+        assert_eq!(share(50, met(8, 0), true), YIELDING_PERCENT);
+    }
+
+    #[test]
+    fn a_mount_is_in_use_while_operations_come() {
+        let at = |millis, operations| Traffic {
+            now: Duration::from_millis(millis),
+            operations,
+            is_behind: false,
+        };
+        let mut in_use = InUse::default();
+        in_use.look(at(1000, 199));
+        assert!(!in_use.is_used);
+        in_use.look(at(1050, 1000));
+        assert!(!in_use.is_used, "too short a time tells nothing");
+        in_use.look(at(1100, 1000));
+        assert!(in_use.is_used);
+        in_use.look(at(2100, 1100));
+        assert!(!in_use.is_used);
+        in_use.look(at(60_000, 1100));
+        assert!(in_use.is_used, "after a sleep programs go first");
     }
 
     #[test]
@@ -166,7 +237,7 @@ mod tests {
         assert_eq!((used.worked.as_millis(), used.waited.as_millis()), (120, 7));
         assert!(parse_schedstat(b"").is_none());
         assert!(parse_schedstat(b"12 x 3").is_none());
-        let pace = Pace::new(50);
+        let pace = Pace::new(50, InUse::default());
         while cpu_time() < Duration::from_millis(2) {
             std::hint::black_box(blake3::hash(&[0; 4096]));
         }
@@ -178,11 +249,12 @@ mod tests {
         let hurry = Hurry::default();
         let waiting = hurry.up();
         // An hour of work is owed: it would rest for ever.
-        let mut pace = Pace { percent: 1, used: Used::default(), schedstat: None };
+        let (used, in_use) = (Used::default(), InUse::default());
+        let mut pace = Pace { percent: 1, used, in_use, schedstat: None };
         while cpu_time() < Duration::from_millis(2) {
             std::hint::black_box(blake3::hash(&[0; 4096]));
         }
-        pace.rest(&hurry);
+        pace.rest(&hurry, Traffic::default);
         drop(waiting);
         assert!(!hurry.is_up());
     }

@@ -16,7 +16,7 @@ use crate::types::Ino;
 
 use super::active::Active;
 use super::cutter::{Cutter, Draft, Drafts, PieceKey};
-use super::pace::Pace;
+use super::pace::{InUse, Pace, Traffic};
 use super::plan::{Extents, PIECE_LEN, is_staged, piece_start};
 use super::{Phase, WorkspaceError};
 
@@ -28,6 +28,11 @@ const HOT_AGE: Duration = Duration::from_secs(30);
 
 /// ... but not more often than this: its last piece may have to be cut again.
 const HOT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Staged bytes from which on settling goes on while programs use the mount: they are on this
+/// machine only, and a checkpoint would have to settle them. Or this part of what may be staged.
+const BEHIND_BYTES: u64 = 1 << 30;
+const BEHIND_DIVISOR: u64 = 4;
 
 /// Bytes that one pass of making room brings to the store: those who wait get their turn after it.
 const DRAIN_BYTES_MAX: u64 = 32 << 20;
@@ -48,6 +53,7 @@ pub struct Settling {
     seen: HashMap<Ino, Seen>,
     /// Packs stored when the drafts were last looked through.
     packs_seen: u64,
+    in_use: InUse,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -109,7 +115,8 @@ impl Active {
         let quiet = self.options.upkeep.quiet_period;
         dirty.retain(|file| which != Which::Quiet || settling.takes(file, now, quiet));
         let percent = self.options.upkeep.settle_cpu_percent;
-        let mut pace = Pace::new(if which == Which::Quiet { percent } else { 100 });
+        let percent = if which == Which::Quiet { percent } else { 100 };
+        let mut pace = Pace::new(percent, settling.in_use);
         if which == Which::AllAtOnce {
             self.settle_together(settling, &dirty, fetch)?;
         }
@@ -122,6 +129,7 @@ impl Active {
             settling.seen.insert(file.ino, seen);
             self.settle_file(settling, whole, &mut pace, fetch)?;
         }
+        settling.in_use = pace.in_use();
         self.tally.lock().seals.files_settled += cut;
         self.exchange_stored(settling, fetch)?;
         Ok(cut)
@@ -161,7 +169,7 @@ impl Active {
     fn drain_some(&self, settling: &mut Settling, fetch: Fetch) -> Result<u64, WorkspaceError> {
         let mut dirty = self.fs.dirty();
         dirty.sort_unstable_by_key(|file| (file.since, file.ino));
-        let (mut cut, mut pace) = (0, Pace::new(100));
+        let (mut cut, mut pace) = (0, Pace::new(100, settling.in_use));
         for file in dirty {
             if cut >= DRAIN_BYTES_MAX {
                 break;
@@ -199,9 +207,22 @@ impl Active {
             if cut >= bytes_max {
                 break;
             }
-            pace.rest(&self.hurry);
+            pace.rest(&self.hurry, || self.traffic());
         }
         Ok(cut)
+    }
+
+    fn traffic(&self) -> Traffic {
+        let budget = self.options.local.cache_bytes_max;
+        let cap = match self.options.upkeep.unsynced_bytes_max {
+            0 => budget,
+            max => max.min(budget),
+        };
+        Traffic {
+            now: self.clock.monotonic(),
+            operations: self.fs.operations(),
+            is_behind: self.fs.dirty_bytes() >= BEHIND_BYTES.min(cap / BEHIND_DIVISOR),
+        }
     }
 
     /// Cuts a piece, unless its draft is still right or it has no staged bytes any more.

@@ -117,6 +117,14 @@ fn a_change_is_one_write_and_a_look_at_what_is_in_memory_none() {
         fs.unlink(&caller, At { directory: parent, name: &names[number as usize] }).unwrap();
     });
     check("unlink", &cost_of, (10.0, 0.0, 1.01));
+    assert_eq!(fs.orphan_count() as u64, TIMES, "each was looked up");
+    let cost_of = cost(|number| {
+        if number == 0 {
+            fs.forget_all(made.iter().map(|ino| (*ino, 1)));
+        }
+    });
+    check("forget an unlinked file, all at once", &cost_of, (20.0, 0.0, 0.01));
+    assert_eq!(fs.orphan_count(), 0);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use dormouse::chunks::Fetch;
 use dormouse::fs::{
     At, Caller, FsError, LINKS_MAX, ListFrom, NewNode, Reclaim, RenameMode, SetAttr, XattrMode,
 };
+use dormouse::format::{Key, Tag};
 use dormouse::types::{Attr, Clock, Ino, Kind, Name};
 
 use crate::machine::{Machine, WAIT};
@@ -112,6 +113,48 @@ fn a_file_forgotten_while_its_records_are_far_away_is_reclaimed_later() {
     machine.fs.thaw();
     assert_eq!(machine.fs.reclaim_orphans(Reclaim::Forgotten, WAIT).unwrap(), 1);
     assert!(matches!(machine.fs.getattr(&ROOT, ino), Err(FsError::NotFound)));
+}
+
+#[test]
+fn of_files_forgotten_at_once_those_go_that_have_neither_name_nor_lookup() {
+    let mut machine = Machine::new();
+    // More than go in one commit; the large one has more records than that.
+    let names: Vec<Name> = (0..300).map(|number| name(&format!("f{number}"))).collect();
+    let inos: Vec<Ino> = names
+        .iter()
+        .map(|name| machine.fs.create(&ROOT, in_root(name), 0o644, true).unwrap().ino)
+        .collect();
+    for ino in &inos {
+        machine.fs.write(&ROOT, *ino, 0, b"staged", false).unwrap();
+    }
+    let (large, named, held) = (inos[10], inos[20], inos[30]);
+    for hole in 1..5000 {
+        machine.fs.write(&ROOT, large, hole * 8192, b"x", false).unwrap();
+    }
+    machine.fs.lookup(&ROOT, Ino::ROOT, &names[30]).unwrap();
+    machine.fs.forget(inos[40], 1);
+    for (name, ino) in names.iter().zip(&inos) {
+        if *ino != named {
+            machine.fs.unlink(&ROOT, in_root(name)).unwrap();
+        }
+    }
+    assert_eq!(machine.fs.orphan_count(), 298, "one has its name, one was not looked up");
+    machine.fs.forget_all(inos.iter().map(|ino| (*ino, 1)));
+    assert_eq!(machine.fs.orphan_count(), 1);
+    for ino in &inos {
+        let lives = *ino == named || *ino == held;
+        assert_eq!(machine.fs.getattr(&ROOT, *ino).is_ok(), lives, "inode {ino}");
+    }
+    assert_eq!(machine.fs.read(&ROOT, held, 0, 100).unwrap(), b"staged");
+    machine.fs.forget(held, 1);
+    machine.seal();
+    let left = machine.fs.namespace().counters();
+    assert_eq!((left.inodes, left.bytes), (2, 6));
+    let records = |ino| {
+        let (from, to) = (Key::attr(ino), Key::tag_end(ino, Tag::Extent));
+        machine.fs.namespace().range(&from, &to, 100, WAIT).unwrap().len()
+    };
+    assert_eq!((records(large), records(held), records(named)), (0, 0, 2));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fuser::InitFlags;
 use nix::errno::Errno;
@@ -13,7 +14,10 @@ use crate::fuse::direct::{HEADERS_ROOM, read_init, receive, serve_one, write_mes
 use crate::fuse::init;
 use crate::fuse::operations::Operations;
 use crate::fuse::options::MountOptions;
-use crate::fuse::wire::InitOut;
+use crate::fuse::wire::{HEADER_LEN, Header, InitOut, opcodes};
+
+/// Time that FORGETs have to gather.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Agrees with the kernel on the mount, and on io_uring.
 ///
@@ -56,7 +60,17 @@ pub(super) fn serve(device: &Arc<OwnedFd>, plan: &Plan, operations: &Operations)
             Err(errno) => return Err(errno.into()),
         };
         serve_one(device, &buffer[..len], operations);
+        if is_forget(&buffer[..len]) {
+            // What comes meanwhile comes in one message: not each FORGET wakes a thread, and the
+            // records of unlinked inodes go in one commit.
+            std::thread::sleep(PAUSE);
+        }
     }
+}
+
+fn is_forget(message: &[u8]) -> bool {
+    let header = message.get(..HEADER_LEN).and_then(|header| Header::decode(header).ok());
+    header.is_some_and(|header| [opcodes::FORGET, opcodes::BATCH_FORGET].contains(&header.opcode))
 }
 
 /// The kernel gives nothing to a reader that has no room for the largest write.

@@ -20,4 +20,4 @@ pub(super) use fields::Malformed;
 pub(super) use init::{InitIn, InitOut, MAJOR};
 pub(super) use notice::{attributes_changed, resend};
 pub(super) use reply::{Body, OUT_HEADER_LEN, out_header};
-pub(super) use request::{FIXED_LEN_MAX, Forgets, HEADER_LEN, Header, Operation, opcodes};
+pub(super) use request::{FIXED_LEN_MAX, HEADER_LEN, Header, Operation, opcodes};

@@ -393,7 +393,7 @@ impl Forgets<'_> {
     /// Length of one, bytes: two numbers.
     const ONE_LEN: usize = 16;
 
-    pub(in crate::fuse) fn iter(&self) -> impl Iterator<Item = (Ino, u64)> + '_ {
+    pub(in crate::fuse) fn iter(&self) -> impl Iterator<Item = (Ino, u64)> + Clone + '_ {
         self.0.chunks_exact(Self::ONE_LEN).filter_map(|one| {
             let mut fields = Fields::new(one);
             Some((Ino(fields.u64().ok()?), fields.u64().ok()?))
