@@ -82,8 +82,8 @@ impl InUse {
         let time = traffic.now.saturating_sub(self.counted.now);
         if time >= COUNTED_MIN {
             let operations = traffic.operations.saturating_sub(self.counted.operations);
-            self.is_used = time > COUNTED_MAX
-                || operations as f64 >= USED_OPERATIONS * time.as_secs_f64();
+            self.is_used =
+                time > COUNTED_MAX || operations as f64 >= USED_OPERATIONS * time.as_secs_f64();
             self.counted = traffic;
         }
     }

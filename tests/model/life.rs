@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dormouse::chunks::Fetch;
+use dormouse::format::{Key, Tag};
 use dormouse::fs::{
     At, Caller, FsError, LINKS_MAX, ListFrom, NewNode, Reclaim, RenameMode, SetAttr, XattrMode,
 };
-use dormouse::format::{Key, Tag};
 use dormouse::types::{Attr, Clock, Ino, Kind, Name};
 
 use crate::machine::{Machine, WAIT};
