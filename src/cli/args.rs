@@ -167,7 +167,8 @@ pub struct TuningArgs {
     pub upload_limit: Option<ByteSize>,
 
     /// Most of one core, in percent, that hashing and compressing in the background may use.
-    /// Default: 50. A checkpoint or hibernation uses what it needs.
+    /// Default: 50; 5 while programs use the mount or the core. A checkpoint or hibernation uses
+    /// what it needs.
     #[arg(long, value_name = "PERCENT", env = "DORMOUSE_SETTLE_CPU", hide_env_values = true)]
     #[arg(value_parser = clap::value_parser!(u8).range(1..=100), help_heading = "Upload")]
     pub settle_cpu: Option<u8>,

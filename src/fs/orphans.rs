@@ -67,7 +67,16 @@ impl Filesystem {
         due.sort_unstable();
         let mut reclaimed = 0;
         for group in due.chunks(INODES_AT_ONCE) {
-            reclaimed += self.reclaim(group, which, fetch)?;
+            match self.reclaim(group, which, Fetch::LocalOnly) {
+                Ok(gone) => reclaimed += gone,
+                // What one lacks is fetched for it alone: an operation starts again for each
+                // thing that it lacks, and not without end.
+                Err(_) => {
+                    for ino in group {
+                        reclaimed += self.reclaim(std::slice::from_ref(ino), which, fetch)?;
+                    }
+                }
+            }
         }
         Ok(reclaimed)
     }

@@ -158,6 +158,33 @@ fn of_files_forgotten_at_once_those_go_that_have_neither_name_nor_lookup() {
 }
 
 #[test]
+fn many_orphans_whose_records_are_far_away_are_reclaimed() {
+    let mut machine = Machine::new();
+    let names: Vec<Name> = (0..300).map(|number| name(&format!("f{number}"))).collect();
+    let made: Vec<Ino> = names
+        .iter()
+        .map(|name| machine.fs.create(&ROOT, in_root(name), 0o644, true).unwrap().ino)
+        .collect();
+    // So large that each stands in a node of its own.
+    let large = vec![7; 60_000];
+    for ino in &made {
+        machine.fs.setxattr(&ROOT, *ino, (b"user.large", &large), XattrMode::Set).unwrap();
+    }
+    machine.seal();
+    let machine = machine.resume_elsewhere();
+    // Every second one: no two have consecutive numbers.
+    for name in names.iter().step_by(2) {
+        machine.fs.lookup(&ROOT, Ino::ROOT, name).unwrap();
+        machine.fs.unlink(&ROOT, in_root(name)).unwrap();
+    }
+    machine.evict();
+    machine.fs.forget_all(made.iter().step_by(2).map(|ino| (*ino, 1)));
+    assert!(machine.fs.orphan_count() > 100, "a forget waits for nothing");
+    machine.fs.reclaim_orphans(Reclaim::Forgotten, WAIT).unwrap();
+    assert_eq!(machine.fs.orphan_count(), 0);
+}
+
+#[test]
 fn orphans_are_reclaimed_after_a_crash_and_on_another_machine() {
     let mut machine = Machine::new();
     let file = name("file");
