@@ -2,7 +2,7 @@
 //! the sandbox's own work: on a core that others want, and while programs use the mount. Two cores
 //! of a virtual machine are often one core's two threads, so also a free one is not free: a third
 //! of what an append took was settling of what came before it. It catches up when they pause, when
-//! much waits for it, and for a seal, which takes the pace off.
+//! much waits for it or a checkpoint is near, and for a seal, which takes the pace off.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;

@@ -17,6 +17,7 @@ use crate::types::Ino;
 use super::active::Active;
 use super::cutter::{Cutter, Draft, Drafts, PieceKey};
 use super::pace::{InUse, Pace, Traffic};
+use super::options::Upkeep;
 use super::plan::{Extents, PIECE_LEN, is_staged, piece_start};
 use super::{Phase, WorkspaceError};
 
@@ -29,10 +30,14 @@ const HOT_AGE: Duration = Duration::from_secs(30);
 /// ... but not more often than this: its last piece may have to be cut again.
 const HOT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Staged bytes from which on settling goes on while programs use the mount: they are on this
-/// machine only, and a checkpoint would have to settle them. Or this part of what may be staged.
+/// Staged bytes from which on settling goes on while programs use the mount, or this part of what
+/// may be staged: they are on this machine only, and who hibernates has to wait for them.
 const BEHIND_BYTES: u64 = 1 << 30;
 const BEHIND_DIVISOR: u64 = 4;
+
+/// ... and part of the time until the next checkpoint after which it does: else that would have to
+/// settle all of it, and does not rest.
+const BEHIND_AGE_DIVISOR: u32 = 2;
 
 /// Bytes that one pass of making room brings to the store: those who wait get their turn after it.
 const DRAIN_BYTES_MAX: u64 = 32 << 20;
@@ -218,11 +223,12 @@ impl Active {
             0 => budget,
             max => max.min(budget),
         };
-        Traffic {
-            now: self.clock.monotonic(),
-            operations: self.fs.operations(),
-            is_behind: self.fs.dirty_bytes() >= BEHIND_BYTES.min(cap / BEHIND_DIVISOR),
-        }
+        let now = self.clock.monotonic();
+        let many = self.fs.dirty_bytes() >= BEHIND_BYTES.min(cap / BEHIND_DIVISOR);
+        let since = self.tally.lock().changed_since;
+        let age = since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+        let is_behind = many || is_checkpoint_near(&self.options.upkeep, age);
+        Traffic { now, operations: self.fs.operations(), is_behind }
     }
 
     /// Cuts a piece, unless its draft is still right or it has no staged bytes any more.
@@ -377,6 +383,16 @@ impl Active {
     }
 }
 
+/// Whether changes of this age will soon be sealed by a checkpoint that nobody asked for.
+fn is_checkpoint_near(upkeep: &Upkeep, age: Duration) -> bool {
+    let due = match (upkeep.checkpoint_interval, upkeep.unsynced_age_max / 2) {
+        (Duration::ZERO, Duration::ZERO) => return false,
+        (Duration::ZERO, due) | (due, Duration::ZERO) => due,
+        (one, other) => one.min(other),
+    };
+    age >= due / BEHIND_AGE_DIVISOR
+}
+
 /// Reads all extents of a piece through `range`.
 pub fn read_extents(
     (ino, from): PieceKey,
@@ -399,5 +415,25 @@ pub fn read_extents(
             Some((last, _)) if page.len() >= PAGE_SLOTS => start = last.successor(),
             _ => return Ok(extents),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settling_goes_on_in_the_second_half_of_the_time_until_a_checkpoint() {
+        let secs = Duration::from_secs;
+        let near = |interval, age_max, age| {
+            let (checkpoint_interval, unsynced_age_max) = (secs(interval), secs(age_max));
+            let upkeep = Upkeep { checkpoint_interval, unsynced_age_max, ..Upkeep::default() };
+            is_checkpoint_near(&upkeep, secs(age))
+        };
+        assert_eq!((near(60, 300, 29), near(60, 300, 30)), (false, true));
+        assert_eq!((near(0, 300, 74), near(0, 300, 75)), (false, true));
+        assert_eq!((near(60, 0, 29), near(60, 0, 30)), (false, true));
+        assert_eq!((near(600, 300, 74), near(600, 300, 75)), (false, true));
+        assert!(!near(0, 0, 1_000_000), "there is none");
     }
 }
