@@ -16,8 +16,8 @@ use crate::types::Ino;
 
 use super::active::Active;
 use super::cutter::{Cutter, Draft, Drafts, PieceKey};
-use super::pace::{InUse, Pace, Traffic};
 use super::options::Upkeep;
+use super::pace::{InUse, Pace, Traffic};
 use super::plan::{Extents, PIECE_LEN, is_staged, piece_start};
 use super::{Phase, WorkspaceError};
 
