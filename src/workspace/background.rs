@@ -249,6 +249,10 @@ impl Active {
     /// Makes a checkpoint if one is due.
     pub fn checkpoint_if_due(&self, now: Duration) -> Result<(), WorkspaceError> {
         if self.checkpoint_is_due(now) {
+            // A seal does not rest while it settles. Nobody waits for this one.
+            if !self.tally.lock().throttled {
+                self.settle_once(Which::AllInTime, self.fetch())?;
+            }
             self.seal(Reason::Checkpoint)?;
         }
         Ok(())
@@ -391,8 +395,13 @@ impl Active {
         }
     }
 
-    /// A pass of the settling thread, for tests that have no threads.
+    /// One pass, when others have ended theirs.
     pub fn settle_once(&self, which: Which, fetch: Fetch) -> Result<u64, WorkspaceError> {
-        self.settle(&mut self.settling.lock(), which, fetch)
+        let mut settling = self.settling.lock();
+        let settled = self.settle(&mut settling, which, fetch);
+        if settled.is_err() {
+            settling.forget();
+        }
+        settled
     }
 }

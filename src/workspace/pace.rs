@@ -68,6 +68,8 @@ pub struct Traffic {
     pub operations: u64,
     /// Whether so much waits to be settled that it can't wait for a pause.
     pub is_behind: bool,
+    /// Whether it can't wait at all.
+    pub is_late: bool,
 }
 
 /// Whether programs use the mount; from one pass to the next.
@@ -126,6 +128,9 @@ impl Pace {
         }
         let traffic = traffic();
         self.in_use.look(traffic);
+        if traffic.is_late {
+            return;
+        }
         let now = self.used_by_now();
         let since = Used {
             worked: now.worked.saturating_sub(self.used.worked),
@@ -216,7 +221,7 @@ mod tests {
         let at = |millis, operations| Traffic {
             now: Duration::from_millis(millis),
             operations,
-            is_behind: false,
+            ..Traffic::default()
         };
         let mut in_use = InUse::default();
         in_use.look(at(1000, 199));

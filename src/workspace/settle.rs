@@ -70,8 +70,10 @@ struct Seen {
 /// Which files a pass takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
-    /// Those that were left alone, and those written for too long.
+    /// Those that were left alone, and those written for too long; at a pace.
     Quiet,
+    /// All, at a pace: before a checkpoint that nobody waits for.
+    AllInTime,
     /// All.
     All,
     /// All, on several cores: for a hibernation, when nobody else works any more.
@@ -120,7 +122,8 @@ impl Active {
         let quiet = self.options.upkeep.quiet_period;
         dirty.retain(|file| which != Which::Quiet || settling.takes(file, now, quiet));
         let percent = self.options.upkeep.settle_cpu_percent;
-        let percent = if which == Which::Quiet { percent } else { 100 };
+        let has_pace = matches!(which, Which::Quiet | Which::AllInTime);
+        let percent = if has_pace { percent } else { 100 };
         let mut pace = Pace::new(percent, settling.in_use);
         if which == Which::AllAtOnce {
             self.settle_together(settling, &dirty, fetch)?;
@@ -227,8 +230,10 @@ impl Active {
         let many = self.fs.dirty_bytes() >= BEHIND_BYTES.min(cap / BEHIND_DIVISOR);
         let since = self.tally.lock().changed_since;
         let age = since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
-        let is_behind = many || is_checkpoint_near(&self.options.upkeep, age);
-        Traffic { now, operations: self.fs.operations(), is_behind }
+        let upkeep = &self.options.upkeep;
+        let is_behind = many || is_checkpoint_near(upkeep, age);
+        let is_late = !upkeep.unsynced_age_max.is_zero() && age >= upkeep.unsynced_age_max / 2;
+        Traffic { now, operations: self.fs.operations(), is_behind, is_late }
     }
 
     /// Cuts a piece, unless its draft is still right or it has no staged bytes any more.
