@@ -165,15 +165,10 @@ impl Server {
         self.parts.counters.add(opcode);
     }
 
-    /// Runs an operation that needs no answer, and counts as `requests` of this kind.
-    pub(super) fn run_unanswered(
-        &self,
-        opcode: Opcode,
-        requests: u64,
-        run: impl FnOnce(&Filesystem),
-    ) {
+    /// Runs an operation that needs no answer, and counts as so many requests of this kind.
+    pub(super) fn run_unanswered(&self, opcode: Opcode, count: u64, run: impl FnOnce(&Filesystem)) {
         self.parts.governor.enlist();
-        self.parts.counters.add_all(opcode, requests);
+        self.parts.counters.add_all(opcode, count);
         let run = AssertUnwindSafe(|| run(&self.fs));
         if let Err(panic) = catch_unwind(run) {
             log_panic(opcode, Ino::META, panic.as_ref());

@@ -253,7 +253,10 @@ impl Active {
             if !self.tally.lock().throttled {
                 self.settle_once(Which::AllInTime, self.fetch())?;
             }
-            self.seal(Reason::Checkpoint)?;
+            // Unless somebody asked for one meanwhile.
+            if self.checkpoint_is_due(self.clock.monotonic()) {
+                self.seal(Reason::Checkpoint)?;
+            }
         }
         Ok(())
     }
