@@ -24,6 +24,14 @@ fn in_root(name: &Name) -> At<'_> {
     At { directory: Ino::ROOT, name }
 }
 
+/// So many new files in the root directory.
+fn made(machine: &Machine, count: usize) -> (Vec<Name>, Vec<Ino>) {
+    let names: Vec<Name> = (0..count).map(|number| name(&format!("f{number}"))).collect();
+    let create = |name| machine.fs.create(&ROOT, in_root(name), 0o644, true).unwrap().ino;
+    let inos = names.iter().map(create).collect();
+    (names, inos)
+}
+
 #[test]
 fn what_is_not_here_is_said_before_anything_happens() {
     let mut machine = Machine::new();
@@ -119,11 +127,7 @@ fn a_file_forgotten_while_its_records_are_far_away_is_reclaimed_later() {
 fn of_files_forgotten_at_once_those_go_that_have_neither_name_nor_lookup() {
     let mut machine = Machine::new();
     // More than go in one commit; the large one has more records than that.
-    let names: Vec<Name> = (0..300).map(|number| name(&format!("f{number}"))).collect();
-    let inos: Vec<Ino> = names
-        .iter()
-        .map(|name| machine.fs.create(&ROOT, in_root(name), 0o644, true).unwrap().ino)
-        .collect();
+    let (names, inos) = made(&machine, 300);
     for ino in &inos {
         machine.fs.write(&ROOT, *ino, 0, b"staged", false).unwrap();
     }
@@ -160,14 +164,10 @@ fn of_files_forgotten_at_once_those_go_that_have_neither_name_nor_lookup() {
 #[test]
 fn many_orphans_whose_records_are_far_away_are_reclaimed() {
     let mut machine = Machine::new();
-    let names: Vec<Name> = (0..300).map(|number| name(&format!("f{number}"))).collect();
-    let made: Vec<Ino> = names
-        .iter()
-        .map(|name| machine.fs.create(&ROOT, in_root(name), 0o644, true).unwrap().ino)
-        .collect();
+    let (names, inos) = made(&machine, 300);
     // So large that each stands in a node of its own.
     let large = vec![7; 60_000];
-    for ino in &made {
+    for ino in &inos {
         machine.fs.setxattr(&ROOT, *ino, (b"user.large", &large), XattrMode::Set).unwrap();
     }
     machine.seal();
@@ -178,7 +178,7 @@ fn many_orphans_whose_records_are_far_away_are_reclaimed() {
         machine.fs.unlink(&ROOT, in_root(name)).unwrap();
     }
     machine.evict();
-    machine.fs.forget_all(made.iter().step_by(2).map(|ino| (*ino, 1)));
+    machine.fs.forget_all(inos.iter().step_by(2).map(|ino| (*ino, 1)));
     assert!(machine.fs.orphan_count() > 100, "a forget waits for nothing");
     machine.fs.reclaim_orphans(Reclaim::Forgotten, WAIT).unwrap();
     assert_eq!(machine.fs.orphan_count(), 0);
