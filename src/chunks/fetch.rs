@@ -161,17 +161,29 @@ impl Fetcher {
         wanted: &[(ChunkId, PackSlot)],
         fetch: Fetch,
     ) -> Result<Vec<Bytes>, ChunkError> {
-        let mut found: Vec<Option<Bytes>> =
+        let found: Vec<Option<Bytes>> =
             wanted.iter().map(|(id, slot)| self.local_chunk(id, slot)).collect();
-        let missing: Vec<usize> = (0..wanted.len()).filter(|&i| found[i].is_none()).collect();
-        if !missing.is_empty() {
-            let deadline = fetch.deadline(&*self.below.clock).ok_or(ChunkError::NotLocal)?;
-            for round in rounds(&missing, |index| u64::from(wanted[index].1.len)) {
-                self.read_missing(wanted, round, deadline, &mut found)?;
-            }
+        let missing = wanted.iter().zip(&found).filter(|(_, found)| found.is_none());
+        let missing: Vec<_> = missing.map(|(wanted, _)| *wanted).collect();
+        let mut fetched = self.read_missing(&missing, fetch)?.into_iter();
+        Ok(found.into_iter().filter_map(|plain| plain.or_else(|| fetched.next())).collect())
+    }
+
+    /// As [`Fetcher::read_many`], where none of them was local a moment ago.
+    pub(super) fn read_missing(
+        &self,
+        wanted: &[(ChunkId, PackSlot)],
+        fetch: Fetch,
+    ) -> Result<Vec<Bytes>, ChunkError> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
         }
-        // Every index was either found or put there by `read_missing`.
-        Ok(found.into_iter().flatten().collect())
+        let deadline = fetch.deadline(&*self.below.clock).ok_or(ChunkError::NotLocal)?;
+        let mut plains = Vec::with_capacity(wanted.len());
+        for round in rounds(wanted, |(_, slot)| u64::from(slot.len)) {
+            self.read_round(round, deadline, &mut plains)?;
+        }
+        Ok(plains)
     }
 
     fn local_chunk(&self, id: &ChunkId, slot: &PackSlot) -> Option<Bytes> {
@@ -202,14 +214,13 @@ impl Fetcher {
         plain
     }
 
-    fn read_missing(
+    fn read_round(
         &self,
-        wanted: &[(ChunkId, PackSlot)],
-        round: &[usize],
+        round: &[(ChunkId, PackSlot)],
         deadline: Duration,
-        found: &mut [Option<Bytes>],
+        plains: &mut Vec<Bytes>,
     ) -> Result<(), ChunkError> {
-        let list: Vec<_> = round.iter().map(|&i| (wanted[i].0.0, wanted[i].1)).collect();
+        let list: Vec<_> = round.iter().map(|(id, slot)| (id.0, *slot)).collect();
         if let Some((id, slot)) = list.iter().find(|(_, slot)| !is_chunk_slot(slot)) {
             let (what, pack) = (format!("chunk {}", ChunkId(*id)), slot.pack);
             let cause = String::from("no frame can lie where its extent says");
@@ -218,17 +229,13 @@ impl Fetcher {
         let counters = &self.below.counters;
         counters.misses.add_len(list.len());
         counters.chunk_wanted_bytes.add(list.iter().map(|(_, slot)| u64::from(slot.len)).sum());
-        let mut located = Vec::with_capacity(list.len());
-        for (&index, plain) in
-            round.iter().zip(self.fetch_opened(FrameKind::Chunk, &list, deadline))
-        {
-            let (id, slot) = &wanted[index];
+        let opened = self.fetch_opened(FrameKind::Chunk, &list, deadline);
+        for ((id, slot), plain) in round.iter().zip(opened) {
             self.ahead.asked_for(&id.0, &self.below.counters);
-            found[index] = Some(self.remember_chunk(id, slot, plain?));
-            located.push((*id, *slot));
+            plains.push(self.remember_chunk(id, slot, plain?));
         }
         // They are in the store, as was just seen: a copy of them needs no upload.
-        if let Err(error) = self.below.local.known_put(&located) {
+        if let Err(error) = self.below.local.known_put(round) {
             tracing::debug!(%error, "could not note where chunks are");
         }
         Ok(())
@@ -302,8 +309,7 @@ impl Fetcher {
         list: &[(FrameId, PackSlot)],
         deadline: Duration,
     ) -> Vec<Result<Vec<u8>, ChunkError>> {
-        let slots: Vec<PackSlot> = list.iter().map(|(_, slot)| *slot).collect();
-        let fetched = self.fetch_frames(kind, &slots, deadline);
+        let fetched = self.fetch_frames(kind, list, deadline);
         let mut damaged = Vec::new();
         let mut results: Vec<_> = (list.iter().zip(fetched).enumerate())
             .map(|(index, (asked, frame))| {
@@ -365,10 +371,10 @@ impl Fetcher {
 }
 
 /// Cuts a list into runs that have at most [`FETCH_BYTES_AT_ONCE_MAX`] bytes each.
-fn rounds(list: &[usize], len_of: impl Fn(usize) -> u64) -> Vec<&[usize]> {
+fn rounds<T>(list: &[T], len_of: impl Fn(&T) -> u64) -> Vec<&[T]> {
     let (mut runs, mut start, mut bytes) = (Vec::new(), 0, 0);
-    for (at, &index) in list.iter().enumerate() {
-        let len = len_of(index);
+    for (at, item) in list.iter().enumerate() {
+        let len = len_of(item);
         if bytes + len > FETCH_BYTES_AT_ONCE_MAX && at > start {
             runs.push(&list[start..at]);
             (start, bytes) = (at, 0);

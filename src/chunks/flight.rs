@@ -1,6 +1,6 @@
 //! Single flight: a range of a pack that is on its way is waited for, never asked for twice.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,9 @@ use crate::remote::{Object, RemoteError};
 use crate::types::{Clock, PackId};
 
 use super::window::Window;
+
+/// Flights whose beginning is remembered.
+const LANDED_REMEMBERED: usize = 256;
 
 /// A range of a pack that somebody needs.
 pub(super) type Need = (PackId, Range<u64>);
@@ -53,7 +56,32 @@ pub(super) struct Flight {
 /// flight's `landing`; nothing is held while a request runs.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
-    table: Mutex<HashMap<PackId, Vec<Arc<Flight>>>>,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    flying: HashMap<PackId, Vec<Arc<Flight>>>,
+    /// Where the last ones that brought bytes began.
+    landed: VecDeque<(PackId, u64)>,
+}
+
+impl Table {
+    /// A flight that brings all of a range.
+    fn covering(&self, pack: &PackId, range: &Range<u64>) -> Option<&Arc<Flight>> {
+        let covers = |flight: &&Arc<Flight>| {
+            flight.range.start <= range.start && range.end <= flight.range.end
+        };
+        self.flying.get(pack)?.iter().find(covers)
+    }
+
+    /// Where the first flight begins that brings, or has just brought, something between two
+    /// offsets of a pack.
+    fn next(&self, pack: &PackId, from: u64, to: u64) -> Option<u64> {
+        let flying = self.flying.get(pack).into_iter().flatten().map(|flight| flight.range.start);
+        let landed = self.landed.iter().filter(|(of, _)| of == pack).map(|&(_, start)| start);
+        flying.chain(landed).filter(|start| (from..to).contains(start)).min()
+    }
 }
 
 /// A flight that the holder must fly. Dropping it takes the flight off the table; one that was
@@ -77,7 +105,8 @@ pub(super) struct Departure {
 
 impl Flights {
     /// Splits `needs` into those that are on their way and those to fetch; `plan` turns the
-    /// latter (given by index) into windows, which are on the table before anyone else looks.
+    /// latter (given by index) into windows, which are on the table before anyone else looks. What
+    /// only comes along with a window ends where a flight begins, or one of the last has begun.
     pub(super) fn depart(
         self: &Arc<Flights>,
         needs: &[(usize, Need)],
@@ -88,10 +117,7 @@ impl Flights {
         let mut missing = Vec::new();
         let mut table = self.table.lock();
         for (index, (pack, range)) in needs {
-            let covers = |flight: &&Arc<Flight>| {
-                flight.range.start <= range.start && range.end <= flight.range.end
-            };
-            match table.get(pack).and_then(|flights| flights.iter().find(covers)) {
+            match table.covering(pack, range) {
                 Some(flight) => departure.joined.push((*index, Arc::clone(flight))),
                 None => missing.push(*index),
             }
@@ -99,13 +125,19 @@ impl Flights {
         if missing.is_empty() {
             return departure;
         }
-        for Window { pack, range, wanted } in plan(&missing) {
+        for Window { pack, mut range, wanted, wanted_end } in plan(&missing) {
             let (landing, landed) = (Mutex::new(None), Condvar::new());
+            range.end = table.next(&pack, wanted_end, range.end).unwrap_or(range.end);
             let flight = Arc::new(Flight { pack, range, deadline, landing, landed });
-            table.entry(pack).or_default().push(Arc::clone(&flight));
+            table.flying.entry(pack).or_default().push(Arc::clone(&flight));
             departure.led.push(Lead { flights: Arc::clone(self), flight, wanted });
         }
         departure
+    }
+
+    /// Whether somebody brings this range of a pack.
+    pub(super) fn bring(&self, pack: &PackId, range: &Range<u64>) -> bool {
+        self.table.lock().covering(pack, range).is_some()
     }
 }
 
@@ -123,20 +155,27 @@ impl Lead {
 
     fn leave(&self) {
         let mut table = self.flights.table.lock();
-        if let Some(flights) = table.get_mut(&self.flight.pack) {
-            flights.retain(|flight| !Arc::ptr_eq(flight, &self.flight));
-            if flights.is_empty() {
-                table.remove(&self.flight.pack);
-            }
+        let Some(flights) = table.flying.get_mut(&self.flight.pack) else { return };
+        flights.retain(|flight| !Arc::ptr_eq(flight, &self.flight));
+        if flights.is_empty() {
+            table.flying.remove(&self.flight.pack);
         }
     }
 }
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        self.flight.landing.lock().get_or_insert(Landing::Abandoned);
+        let brought = {
+            let mut landing = self.flight.landing.lock();
+            matches!(landing.get_or_insert(Landing::Abandoned), Landing::Bytes(_))
+        };
         self.flight.landed.notify_all();
         self.leave();
+        if brought {
+            let landed = &mut self.flights.table.lock().landed;
+            landed.truncate(LANDED_REMEMBERED - 1);
+            landed.push_front((self.flight.pack, self.flight.range.start));
+        }
     }
 }
 
@@ -162,7 +201,8 @@ mod tests {
     const PACK: PackId = PackId([1; 32]);
 
     fn window(range: Range<u64>, wanted: &[usize]) -> Vec<Window> {
-        vec![Window { pack: PACK, range, wanted: wanted.to_vec() }]
+        let wanted_end = range.start + 1;
+        vec![Window { pack: PACK, range, wanted: wanted.to_vec(), wanted_end }]
     }
 
     fn forever() -> Duration {
@@ -184,7 +224,29 @@ mod tests {
         let landing = second.joined[0].1.wait(forever(), &SystemClock::new());
         assert!(matches!(landing, Some(Landing::Bytes(bytes)) if bytes == "x"));
         drop((first, second));
-        assert!(flights.table.lock().is_empty(), "landed flights leave the table");
+        assert!(flights.table.lock().flying.is_empty(), "landed flights leave the table");
+    }
+
+    #[test]
+    fn what_comes_along_ends_where_another_flight_begins_and_what_is_wanted_does_not() {
+        let flights = Arc::new(Flights::default());
+        let fly = |range: Range<u64>| {
+            let need = [(0, (PACK, range.start..range.start + 1))];
+            flights.depart(&need, forever(), |list| window(range, list)).led.remove(0)
+        };
+        let range = |lead: &Lead| lead.flight.range.clone();
+        let middle = fly(50..60);
+        assert_eq!(range(&fly(0..100)), 0..50, "one that is flying");
+        middle.land(Landing::Bytes(Bytes::new()));
+        drop(middle);
+        assert_eq!(range(&fly(40..100)), 40..50, "one that has landed");
+        assert_eq!(range(&fly(51..100)), 51..100, "it began before");
+        assert_eq!(range(&fly(0..40)), 0..40, "the others brought nothing");
+        let other = vec![Window { pack: PACK, range: 49..70, wanted: vec![0], wanted_end: 51 }];
+        let lead = flights.depart(&[(0, (PACK, 49..51))], forever(), |_| other).led.remove(0);
+        assert_eq!(range(&lead), 49..70, "somebody wants what lies across");
+        (0..2000).for_each(|at| fly(at * 100..at * 100 + 1).land(Landing::Bytes(Bytes::new())));
+        assert_eq!(flights.table.lock().landed.len(), LANDED_REMEMBERED);
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Fetcher {
             return Ok(false);
         }
         let wanted: Vec<_> = missing.iter().map(|part| (part.id, part.slot)).collect();
-        let plains = self.read_many(&wanted, fetch)?;
+        let plains = self.read_missing(&wanted, fetch)?;
         for (part, plain) in missing.iter().zip(&plains) {
             part.copy(plain, out)?;
         }

@@ -7,6 +7,7 @@
 //! first byte does. A reader joins what is on its way; what only waits for its turn is on nobody's
 //! list, so the reader fetches it at once.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use super::fetch::Fetcher;
 use super::flight::{Landing, Need};
 use super::queue::{AHEAD_LEN_MAX, ChunkList, Moment, Queue, Rank, Scan, TreeWindow, Work};
 use super::transfer::BACKGROUND_DEADLINE;
-use super::window::{Piece, Window, is_chunk_slot, pieces, tree_window, tree_windows};
+use super::window::{Piece, Window, is_chunk_slot, pieces, slot_range, tree_window, tree_windows};
 
 /// Threads, and so requests at once: small pieces in many packs take a round trip each.
 const THREADS_MAX: usize = 22;
@@ -283,27 +284,36 @@ impl Shared {
         wanted: impl Fn() -> Option<Need>,
         purpose: Purpose,
         busy: &mut Busy<'_>,
-    ) -> Option<Landing> {
+    ) -> Option<(Range<u64>, Landing)> {
         wanted()?;
         let turn = self.fetcher.below.remote.wait_for_turn(&self.brake)?;
         let need = wanted()?;
-        let window = Window { pack: need.0, range: need.1.clone(), wanted: Vec::new() };
+        let (pack, range) = need.clone();
+        let wanted_end = range.end;
+        let window = Window { pack, range: range.clone(), wanted: Vec::new(), wanted_end };
         let led = self.fetcher.flights.depart(&[(0, need)], self.deadline(), |_| vec![window]).led;
         let lead = led.into_iter().next()?;
         let landing = self.fetcher.fly_in_turn(kind, &lead, purpose, (turn, &self.brake));
-        busy.arrived();
+        busy.arrived(range.end - range.start);
         self.fetcher.keep(kind, &lead.flight, &landing);
-        Some(landing)
+        Some((range, landing))
     }
 
     /// Fetches chunks, unopened: they are checked when they are read. Where it fails, the reader
     /// finds out for itself.
     fn fetch_piece(&self, piece: &Piece, purpose: Purpose, mut busy: Busy<'_>) {
-        let wanted = || {
-            let rest = piece.rest(|id| self.fetcher.is_local(id));
-            rest.map(|range| (piece.pack, range))
+        let comes = |id: &ChunkId, slot: &PackSlot| {
+            let range = slot_range(slot);
+            self.fetcher.flights.bring(&slot.pack, &range) || self.fetcher.is_local(id)
         };
-        drop(self.fetch(FrameKind::Chunk, wanted, purpose, &mut busy));
+        let mut from = 0;
+        loop {
+            let wanted = || piece.next(from, comes).map(|range| (piece.pack, range));
+            match self.fetch(FrameKind::Chunk, wanted, purpose, &mut busy) {
+                Some((range, Landing::Bytes(_))) => from = range.end,
+                _ => break,
+            }
+        }
         if purpose == Purpose::Hot {
             self.fetcher.below.counters.prefetch_bytes_left.sub(piece.bytes());
         }
@@ -317,9 +327,9 @@ impl Shared {
             (!is_known).then(|| (window.pack, tree_window(window.number)))
         };
         let landing = self.fetch(FrameKind::Node, wanted, Purpose::Neighbour, &mut busy);
-        busy.arrived();
+        busy.arrived(u64::MAX);
         window.failures += 1;
-        if !matches!(landing, Some(Landing::Failed(_))) || window.failures >= ATTEMPTS_MAX {
+        if !matches!(landing, Some((_, Landing::Failed(_)))) || window.failures >= ATTEMPTS_MAX {
             self.fetcher.below.counters.prefetch_bytes_left.sub(window.bytes());
             return;
         }
@@ -338,9 +348,10 @@ struct Busy<'a> {
 }
 
 impl Busy<'_> {
-    /// The bytes of the request have arrived: the next may take their place on the line.
-    fn arrived(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
+    /// So many of the bytes have arrived, or will not: the next may take their place on the line.
+    fn arrived(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
         if bytes > 0 {
             self.shared.queue.lock().bytes -= bytes;
             self.shared.changed.notify_all();

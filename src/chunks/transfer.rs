@@ -21,28 +21,30 @@ pub(super) const BACKGROUND_DEADLINE: Duration = Duration::from_secs(60);
 type Frame = Result<Bytes, RemoteError>;
 
 impl Fetcher {
-    /// Frames by their slots, unopened, one result each. All requests go out at once; what is
-    /// on its way for somebody else is waited for instead. Neighbours that come along are cached.
+    /// Frames that were not in the cache, unopened, one result each. All requests go out at once;
+    /// what is on its way for somebody else is waited for instead. Neighbours that come along are
+    /// cached.
     pub(super) fn fetch_frames(
         &self,
         kind: FrameKind,
-        slots: &[PackSlot],
+        list: &[(FrameId, PackSlot)],
         deadline: Duration,
     ) -> Vec<Frame> {
-        let mut frames: Vec<Option<Frame>> = vec![None; slots.len()];
+        let mut frames: Vec<Option<Frame>> = vec![None; list.len()];
         let mut left: Vec<(usize, Need)> =
-            slots.iter().map(|slot| (slot.pack, slot_range(slot))).enumerate().collect();
+            list.iter().map(|(_, slot)| (slot.pack, slot_range(slot))).enumerate().collect();
         while !left.is_empty() {
-            let Departure { joined, led } =
-                self.flights.depart(&left, deadline, |list| self.windows(kind, slots, list));
+            let Departure { joined, mut led } =
+                self.flights.depart(&left, deadline, |indices| self.windows(kind, list, indices));
+            led.retain(|lead| !self.came_meanwhile(lead, list, &mut frames));
             for (lead, landing) in self.fly(kind, led, deadline) {
                 for &index in &lead.wanted {
-                    frames[index] = Some(cut(&landing, &lead.flight, &slots[index]));
+                    frames[index] = Some(cut(&landing, &lead.flight, &list[index].1));
                 }
             }
             left.clear();
             for (index, flight) in joined {
-                let slot = &slots[index];
+                let slot = &list[index].1;
                 match self.join(&flight, slot, deadline) {
                     Some(frame) => frames[index] = Some(frame),
                     None => left.push((index, (slot.pack, slot_range(slot)))),
@@ -63,16 +65,39 @@ impl Fetcher {
         answers.into_iter().map(|answer| answer.map(|object| object.bytes)).collect()
     }
 
-    /// The windows that bring the slots of `list`.
-    fn windows(&self, kind: FrameKind, slots: &[PackSlot], list: &[usize]) -> Vec<Window> {
-        let asked: Vec<PackSlot> = list.iter().map(|&index| slots[index]).collect();
+    /// Whether the cache has all that a flight is wanted for, which is then in `frames`. A flight
+    /// that landed after the caller had looked there, and left the table before this one came to it,
+    /// has brought it: without a second look it would be fetched twice.
+    fn came_meanwhile(
+        &self,
+        lead: &Lead,
+        list: &[(FrameId, PackSlot)],
+        frames: &mut [Option<Frame>],
+    ) -> bool {
+        let cached = |&index: &usize| self.below.local.cache_get(&list[index].0).ok().flatten();
+        let found: Option<Vec<Bytes>> = lead.wanted.iter().map(cached).collect();
+        let Some(found) = found else { return false };
+        for (&index, frame) in lead.wanted.iter().zip(found) {
+            frames[index] = Some(Ok(frame));
+        }
+        true
+    }
+
+    /// The windows that bring the frames of `list` at `indices`.
+    fn windows(
+        &self,
+        kind: FrameKind,
+        list: &[(FrameId, PackSlot)],
+        indices: &[usize],
+    ) -> Vec<Window> {
+        let asked: Vec<PackSlot> = indices.iter().map(|&index| list[index].1).collect();
         let mut windows = match kind {
             FrameKind::Chunk => self.planner.plan(&asked),
             FrameKind::Node => tree_windows_for(&asked),
         };
         for window in &mut windows {
             for wanted in &mut window.wanted {
-                *wanted = list[*wanted];
+                *wanted = indices[*wanted];
             }
         }
         windows
@@ -204,9 +229,13 @@ fn tree_windows_for(slots: &[PackSlot]) -> Vec<Window> {
         let own = slot_range(slot);
         let aligned = tree_window(tree_window_of(own.start));
         let range = if own.end <= aligned.end { aligned } else { own };
+        // All of it: it is noted as fetched.
+        let wanted_end = range.end;
         match windows.iter_mut().find(|w| w.pack == slot.pack && w.range == range) {
             Some(window) => window.wanted.push(index),
-            None => windows.push(Window { pack: slot.pack, range, wanted: vec![index] }),
+            None => {
+                windows.push(Window { pack: slot.pack, range, wanted: vec![index], wanted_end })
+            }
         }
     }
     windows

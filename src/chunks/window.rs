@@ -79,6 +79,8 @@ pub(super) struct Window {
     pub(super) range: Range<u64>,
     /// Indices into the list that was planned.
     pub(super) wanted: Vec<usize>,
+    /// Up to here somebody wants it; what follows comes along if nobody else brings it.
+    pub(super) wanted_end: u64,
 }
 
 /// Decides the windows, and remembers where the last one of each pack ended, so that misses in
@@ -119,12 +121,14 @@ impl WindowPlanner {
             match windows.last_mut() {
                 Some(window) if window.pack == slot.pack && fits(window, &range) => {
                     window.range.end = window.range.end.max(range.end);
+                    window.wanted_end = window.wanted_end.max(range.end);
                     window.wanted.push(index);
                 }
                 _ => {
                     let end = range.end.max(range.start + self.window_bytes(slot));
+                    let (wanted, wanted_end) = (vec![index], range.end);
                     let range = range.start..end;
-                    windows.push(Window { pack: slot.pack, range, wanted: vec![index] });
+                    windows.push(Window { pack: slot.pack, range, wanted, wanted_end });
                 }
             }
         }
@@ -164,12 +168,26 @@ impl Piece {
         self.range.end - self.range.start
     }
 
-    /// What of it is still to be fetched when some of its chunks came by another way, if anything.
-    pub(super) fn rest(&self, is_local: impl Fn(&ChunkId) -> bool) -> Option<Range<u64>> {
-        let missing = self.chunks.iter().filter(|(id, _)| !is_local(id));
-        let mut ranges = missing.map(|(_, slot)| slot_range(slot));
-        let first = ranges.next()?;
-        Some(ranges.fold(first, |rest, range| rest.start.min(range.start)..rest.end.max(range.end)))
+    /// What of it is to be fetched next from this offset on, if anything: up to what came by another
+    /// way, or is on it.
+    pub(super) fn next(
+        &self,
+        from: u64,
+        comes: impl Fn(&ChunkId, &PackSlot) -> bool,
+    ) -> Option<Range<u64>> {
+        let mut next: Option<Range<u64>> = None;
+        for (id, slot) in &self.chunks {
+            let range = slot_range(slot);
+            if range.start < from || comes(id, slot) {
+                continue;
+            }
+            match &mut next {
+                Some(next) if range.start > next.end + NEAR_BYTES => break,
+                Some(next) => next.end = next.end.max(range.end),
+                None => next = Some(range),
+            }
+        }
+        next
     }
 }
 
@@ -293,9 +311,15 @@ mod tests {
         assert!(ids(&found[0]).iter().all(|id| id.0[0] >= 168), "the first batch first");
         // Its first and last frame came by another way.
         let own = ids(&found[0]);
-        let middle = |id: &ChunkId| *id != own[1];
-        assert_eq!(found[0].rest(middle), Some(slot_range(&found[0].chunks[1].1)));
-        assert_eq!(found[0].rest(|_| true), None);
+        let middle = |id: &ChunkId, _: &PackSlot| *id != own[1];
+        assert_eq!(found[0].next(0, middle), Some(slot_range(&found[0].chunks[1].1)));
+        assert_eq!(found[0].next(0, |_, _| true), None);
+        // The one in the middle did.
+        let ends = |id: &ChunkId, _: &PackSlot| *id == own[1];
+        let [first, _, last] = [0, 1, 2].map(|at| slot_range(&found[0].chunks[at].1));
+        assert_eq!(found[0].next(0, ends), Some(first.clone()));
+        assert_eq!(found[0].next(first.end, ends), Some(last.clone()));
+        assert_eq!(found[0].next(last.end, ends), None);
         assert_eq!(pieces(&[]), []);
     }
 

@@ -313,7 +313,7 @@ fn reading_everything_cold_takes_large_pieces_and_hardly_a_byte_twice() {
     slow(&world, 5);
     let cold = read_cold(&world, "b", &in_order);
     // 38 MiB.
-    assert!(cold.gets <= 70 && cold.share < 1.1, "{cold:?}");
+    assert!(cold.gets <= 80 && cold.share < 1.05, "{cold:?}");
 
     // Directory by directory in no order, and so the files in each.
     let mut shuffled = in_order;
@@ -323,7 +323,7 @@ fn reading_everything_cold_takes_large_pieces_and_hardly_a_byte_twice() {
         parts
     });
     let cold = read_cold(&world, "c", &shuffled);
-    assert!(cold.gets <= 110 && cold.share < 1.4, "{cold:?}");
+    assert!(cold.gets <= 110 && cold.share < 1.05, "{cold:?}");
     // Fewer than there are directories.
     assert!(cold.round_trips <= 30, "{cold:?}");
     assert!(cold.swept > 0, "{cold:?}");

@@ -97,6 +97,41 @@ fn many_misses_take_one_round_trip_and_near_ones_one_request() {
     assert_eq!(store.counting.stats().round_trips, 1);
 }
 
+/// Between a look into the cache and the request another one may have brought it.
+#[test]
+fn what_came_after_the_look_into_the_cache_is_not_fetched_again() {
+    let store = Store::new();
+    let plains = noises(3, 16 * KIB);
+    let slots = store.machine().store_all(&plains);
+    let cold = store.machine();
+    cold.chunks.read(&slots[0].0, &slots[0].1, cold.fetch()).unwrap();
+    cold.chunks.forget_memory();
+    store.counting.reset();
+    assert_eq!(cold.chunks.fetcher.read_missing(&slots, cold.fetch()).unwrap(), plains);
+    assert_eq!(store.gets().len(), 0, "{:?}", store.gets());
+    // Where only a part of it came, all of it is asked for.
+    cold.local.cache_remove(&slots[1].0.0).unwrap();
+    cold.chunks.forget_memory();
+    assert_eq!(cold.chunks.fetcher.read_missing(&slots, cold.fetch()).unwrap(), plains);
+    assert_eq!(store.gets().len(), 1, "{:?}", store.gets());
+}
+
+#[test]
+fn reading_backwards_brings_hardly_a_byte_twice() {
+    let store = Store::new();
+    let plains = noises(500, 10 * KIB);
+    let large = ChunkOptions { pack_bytes: 32 * MIB, ..options() };
+    let slots = store.machine_with(large).store_all(&plains);
+    let cold = store.machine();
+    store.counting.reset();
+    for (id, slot) in slots.iter().rev().step_by(7) {
+        cold.chunks.read(id, slot, cold.fetch()).unwrap();
+    }
+    let stored: u64 = slots.iter().map(|(_, slot)| u64::from(slot.len)).sum();
+    let fetched = bytes_of(&store.gets());
+    assert!(fetched < stored + stored / 20, "{fetched} of {stored}");
+}
+
 #[test]
 fn reading_in_sequence_widens_the_window_within_its_bounds() {
     let store = Store::new();
