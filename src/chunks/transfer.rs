@@ -66,8 +66,8 @@ impl Fetcher {
     }
 
     /// Whether the cache has all that a flight is wanted for, which is then in `frames`. A flight
-    /// that landed after the caller had looked there, and left the table before this one came to it,
-    /// has brought it: without a second look it would be fetched twice.
+    /// that landed after the caller had looked there, and left the table before this one came to
+    /// it, has brought it: without a second look it would be fetched twice.
     fn came_meanwhile(
         &self,
         lead: &Lead,

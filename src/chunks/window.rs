@@ -168,8 +168,8 @@ impl Piece {
         self.range.end - self.range.start
     }
 
-    /// What of it is to be fetched next from this offset on, if anything: up to what came by another
-    /// way, or is on it.
+    /// What of it is to be fetched next from this offset on, if anything: up to what came by
+    /// another way, or is on it.
     pub(super) fn next(
         &self,
         from: u64,
