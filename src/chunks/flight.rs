@@ -11,9 +11,9 @@ use parking_lot::{Condvar, Mutex};
 use crate::remote::{Object, RemoteError};
 use crate::types::{Clock, PackId};
 
-use super::window::Window;
+use super::window::{WORTH_A_REQUEST_BYTES, Window};
 
-/// Flights whose beginning is remembered.
+/// Flights that are remembered when they have landed.
 const LANDED_REMEMBERED: usize = 256;
 
 /// A range of a pack that somebody needs.
@@ -62,8 +62,8 @@ pub(super) struct Flights {
 #[derive(Debug, Default)]
 struct Table {
     flying: HashMap<PackId, Vec<Arc<Flight>>>,
-    /// Where the last ones that brought bytes began.
-    landed: VecDeque<(PackId, u64)>,
+    /// The last ones that brought bytes.
+    landed: VecDeque<Need>,
 }
 
 impl Table {
@@ -75,12 +75,26 @@ impl Table {
         self.flying.get(pack)?.iter().find(covers)
     }
 
-    /// Where the first flight begins that brings, or has just brought, something between two
-    /// offsets of a pack.
-    fn next(&self, pack: &PackId, from: u64, to: u64) -> Option<u64> {
-        let flying = self.flying.get(pack).into_iter().flatten().map(|flight| flight.range.start);
-        let landed = self.landed.iter().filter(|(of, _)| of == pack).map(|&(_, start)| start);
-        flying.chain(landed).filter(|start| (from..to).contains(start)).min()
+    /// Where what comes along after `from` is to end, `to` at the latest: where a flight begins, or
+    /// one of the last has begun, that brings all of the rest, or so much that what lies behind it
+    /// is worth a request of its own. Those that touch count as one.
+    fn end(&self, pack: &PackId, from: u64, to: u64) -> u64 {
+        let flying = self.flying.get(pack).into_iter().flatten().map(|flight| &flight.range);
+        let landed = self.landed.iter().filter(|(of, _)| of == pack).map(|(_, range)| range);
+        let begins_here = |range: &&Range<u64>| (from..to).contains(&range.start);
+        let mut ranges: Vec<_> = flying.chain(landed).filter(begins_here).collect();
+        ranges.sort_by_key(|range| range.start);
+        let mut brought = from..from;
+        for range in ranges {
+            if range.start > brought.end {
+                brought = range.clone();
+            }
+            brought.end = brought.end.max(range.end);
+            if brought.end >= to || brought.end - brought.start >= WORTH_A_REQUEST_BYTES {
+                return brought.start;
+            }
+        }
+        to
     }
 }
 
@@ -127,7 +141,7 @@ impl Flights {
         }
         for Window { pack, mut range, wanted, wanted_end } in plan(&missing) {
             let (landing, landed) = (Mutex::new(None), Condvar::new());
-            range.end = table.next(&pack, wanted_end, range.end).unwrap_or(range.end);
+            range.end = table.end(&pack, wanted_end, range.end);
             let flight = Arc::new(Flight { pack, range, deadline, landing, landed });
             table.flying.entry(pack).or_default().push(Arc::clone(&flight));
             departure.led.push(Lead { flights: Arc::clone(self), flight, wanted });
@@ -174,7 +188,7 @@ impl Drop for Lead {
         if brought {
             let landed = &mut self.flights.table.lock().landed;
             landed.truncate(LANDED_REMEMBERED - 1);
-            landed.push_front((self.flight.pack, self.flight.range.start));
+            landed.push_front((self.flight.pack, self.flight.range.clone()));
         }
     }
 }
@@ -229,22 +243,32 @@ mod tests {
 
     #[test]
     fn what_comes_along_ends_where_another_flight_begins_and_what_is_wanted_does_not() {
+        const UNIT: u64 = WORTH_A_REQUEST_BYTES / 10;
         let flights = Arc::new(Flights::default());
-        let fly = |range: Range<u64>| {
-            let need = [(0, (PACK, range.start..range.start + 1))];
-            flights.depart(&need, forever(), |list| window(range, list)).led.remove(0)
+        let range = |units: Range<u64>| units.start * UNIT..units.end * UNIT;
+        let fly = |units: Range<u64>| {
+            let need = [(0, (PACK, range(units.start..units.start + 1)))];
+            flights.depart(&need, forever(), |list| window(range(units), list)).led.remove(0)
         };
-        let range = |lead: &Lead| lead.flight.range.clone();
-        let middle = fly(50..60);
-        assert_eq!(range(&fly(0..100)), 0..50, "one that is flying");
+        let flown = |lead: &Lead| lead.flight.range.start / UNIT..lead.flight.range.end / UNIT;
+        let middle = fly(50..61);
+        assert_eq!(flown(&fly(0..100)), 0..50, "one that is flying");
         middle.land(Landing::Bytes(Bytes::new()));
         drop(middle);
-        assert_eq!(range(&fly(40..100)), 40..50, "one that has landed");
-        assert_eq!(range(&fly(51..100)), 51..100, "it began before");
-        assert_eq!(range(&fly(0..40)), 0..40, "the others brought nothing");
-        let other = vec![Window { pack: PACK, range: 49..70, wanted: vec![0], wanted_end: 51 }];
-        let lead = flights.depart(&[(0, (PACK, 49..51))], forever(), |_| other).led.remove(0);
-        assert_eq!(range(&lead), 49..70, "somebody wants what lies across");
+        assert_eq!(flown(&fly(40..100)), 40..50, "one that has landed");
+        assert_eq!(flown(&fly(51..100)), 51..100, "it began before");
+        assert_eq!(flown(&fly(0..40)), 0..40, "the others brought nothing");
+        let short = fly(200..205);
+        assert_eq!(flown(&fly(190..210)), 190..210, "there is more behind a short one");
+        assert_eq!(flown(&fly(190..205)), 190..200, "it brings all of the rest");
+        let _next = fly(205..212);
+        assert_eq!(flown(&fly(190..220)), 190..200, "two in sequence are as good as a long one");
+        drop(short);
+        let wanted_end = range(0..51).end;
+        let across =
+            || vec![Window { pack: PACK, range: range(49..70), wanted: vec![0], wanted_end }];
+        let lead = flights.depart(&[(0, (PACK, range(49..51)))], forever(), |_| across());
+        assert_eq!(flown(&lead.led[0]), 49..70, "somebody wants what lies across");
         (0..2000).for_each(|at| fly(at * 100..at * 100 + 1).land(Landing::Bytes(Bytes::new())));
         assert_eq!(flights.table.lock().landed.len(), LANDED_REMEMBERED);
     }

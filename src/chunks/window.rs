@@ -21,6 +21,10 @@ pub(super) const WINDOW_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// than a second request.
 const NEAR_BYTES: u64 = 64 * 1024;
 
+/// What others bring is not fetched again if it is so much; less is, where what lies behind it is
+/// wanted too: a round trip is longer.
+pub(super) const WORTH_A_REQUEST_BYTES: u64 = 256 * 1024;
+
 /// Most bytes that one request of the background fetches: what a foreground request may find
 /// before it on the line.
 pub(super) const PIECE_BYTES_MAX: u64 = 1024 * 1024;
@@ -182,7 +186,7 @@ impl Piece {
                 continue;
             }
             match &mut next {
-                Some(next) if range.start > next.end + NEAR_BYTES => break,
+                Some(next) if range.start >= next.end + WORTH_A_REQUEST_BYTES => break,
                 Some(next) => next.end = next.end.max(range.end),
                 None => next = Some(range),
             }
