@@ -6,6 +6,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::thread;
@@ -73,12 +74,14 @@ pub(super) fn unmount(mountpoint: &Path, flags: i32) -> io::Result<()> {
     })
 }
 
-/// Aborts a connection by its number, through fusectl. Where that is not mounted (containers),
-/// the child mounts it for itself, in a mount namespace of its own.
-pub(super) fn abort(connection: u32) -> io::Result<()> {
+/// Aborts the connection behind `device` by its number, through fusectl, unless it has ended:
+/// another mount may have its number by now. Where fusectl is not mounted (containers), the child
+/// mounts it for itself, in a mount namespace of its own.
+pub(super) fn abort(connection: u32, device: BorrowedFd<'_>) -> io::Result<()> {
     const CONTROL: &CStr = c"/sys/fs/fuse/connections";
     let file = CString::new(format!("/sys/fs/fuse/connections/{connection}/abort"))?;
-    run(ABORT_MILLIS_MAX, &|| {
+    let device = device.as_raw_fd();
+    run_with(Some(device), ABORT_MILLIS_MAX, &|| {
         // SAFETY: NUL-terminated paths; system calls only.
         unsafe {
             let mut fd = libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
@@ -92,6 +95,15 @@ pub(super) fn abort(connection: u32) -> io::Result<()> {
                 if is_mounted {
                     fd = libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
                 }
+            }
+            if fd < 0 {
+                return nix::errno::Errno::last_raw();
+            }
+            // After the open: a connection that lives now had its number then, and the file stays
+            // its own, whoever gets the number next.
+            let mut polled = libc::pollfd { fd: device, events: 0, revents: 0 };
+            if libc::poll(&raw mut polled, 1, 0) == 1 && polled.revents & libc::POLLERR != 0 {
+                return 0;
             }
             match libc::write(fd, c"1".as_ptr().cast(), 1) {
                 1 => 0,
@@ -130,12 +142,22 @@ fn c_path(path: &Path) -> io::Result<CString> {
 /// `work` runs in a fork of a process with many threads: it may make system calls, and must not
 /// allocate, lock or panic.
 fn run(millis_max: u32, work: &dyn Fn() -> i32) -> io::Result<()> {
+    run_with(None, millis_max, work)
+}
+
+/// As [`run`], with one descriptor.
+fn run_with(kept: Option<RawFd>, millis_max: u32, work: &dyn Fn() -> i32) -> io::Result<()> {
     // SAFETY: the child makes system calls only, then _exit.
     match unsafe { fork() }? {
         ForkResult::Child => {
             // SAFETY: plain system calls. Without closing, the child would keep /dev/fuse open.
             unsafe {
-                libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
+                let close = |from: i64, to: i64| libc::syscall(libc::SYS_close_range, from, to, 0);
+                let kept = kept.map_or(2, i64::from).max(2);
+                if kept > 3 {
+                    close(3, kept - 1);
+                }
+                close(kept + 1, libc::c_uint::MAX.into());
                 libc::_exit(work());
             }
         }

@@ -169,9 +169,7 @@ pub fn adopt(
 /// Ends a connection that nobody can take over: whoever waits inside gets an error. The dead mount
 /// stays in the table, as that of a daemon that died.
 pub fn end_connection(connection: &Connection, device: &OwnedFd) {
-    if !direct::has_ended(device)
-        && let Err(error) = helper::abort(connection.minor)
-    {
+    if let Err(error) = helper::abort(connection.minor, device.as_fd()) {
         // Closing the last descriptor does the same.
         tracing::debug!(%error, "no fusectl");
     }
@@ -357,8 +355,8 @@ fn serve<F: fuser::Filesystem + Send + 'static>(
     let bequest = kept.map(|(id, bytes)| Connection::new(id, &mount, by_helper, bytes));
     let served = Arc::new(Served::default());
     spawn_session(session, Arc::clone(&served), &parts)?;
-    let aborter = Aborter::new(&mountpoint, mount.minor);
-    let watchdog = Watchdog::start(Arc::clone(&parts.in_flight), aborter, options.deadline)
+    let ending = (Aborter::new(&mountpoint, mount.minor), Arc::clone(&parts.news));
+    let watchdog = Watchdog::start(Arc::clone(&parts.in_flight), ending, options.deadline)
         .map_err(|error| FuseError::io("starting the watchdog", error))?;
     let (shown, connection) = (mountpoint.display(), mount.minor);
     tracing::info!(mountpoint = %shown, connection, %transport, "mounted");
@@ -470,7 +468,7 @@ impl Mounted {
     /// # Errors
     /// There are no descriptors left.
     pub fn bequest(&self) -> io::Result<Option<(&Connection, OwnedFd)>> {
-        let device = self.parts.news.device()?;
+        let device = self.parts.news.device().map(|device| device.try_clone()).transpose()?;
         Ok(self.bequest.as_ref().zip(device))
     }
 
@@ -518,16 +516,24 @@ impl Mounted {
         }
         unmount(&self.mountpoint, self.by_helper, lazy)?;
         if !lazy && !self.has_ended_within(END_PATIENCE) {
-            // Not in use here, but a mount namespace that was made after the mount has it, too, and
-            // may have it for ever.
-            tracing::warn!(
-                "another mount namespace (a container's, a service's) has the mount as well: \
-                 whoever is in there gets errors now"
-            );
-            self.abort()?;
+            // Else what still runs waits for the store, and ends by its deadline.
+            if self.is_connected() {
+                // Not in use here, but a mount namespace that was made after the mount has it, too,
+                // and may have it for ever.
+                tracing::warn!(
+                    "another mount namespace (a container's, a service's) has the mount as well: \
+                     whoever is in there gets errors now"
+                );
+                self.abort()?;
+            }
             self.wait();
         }
         Ok(())
+    }
+
+    /// Whether the kernel may still send requests.
+    fn is_connected(&self) -> bool {
+        self.parts.news.device().is_some_and(|device| !direct::has_ended(&device))
     }
 
     fn has_ended_within(&self, patience: Duration) -> bool {
@@ -569,7 +575,7 @@ impl Mounted {
     /// Neither fusectl nor a forced unmount is allowed.
     pub fn abort(&self) -> Result<(), FuseError> {
         Aborter::new(&self.mountpoint, self.mount.minor)
-            .abort()
+            .abort_served(&self.parts.news)
             .map_err(|error| FuseError::io("aborting the mount", error))
     }
 

@@ -44,16 +44,14 @@ impl News {
     }
 
     fn tell(&self, message: &[u8]) -> Result<(), Errno> {
-        let device = self.device.lock().clone();
-        match device {
+        match self.device() {
             Some(device) => nix::unistd::write(&device, message).map(drop),
             None => Ok(()),
         }
     }
 
-    /// Another descriptor of the connection; none when it is not served any more.
-    pub(super) fn device(&self) -> std::io::Result<Option<OwnedFd>> {
-        let device = self.device.lock();
-        device.as_ref().map(|device| device.try_clone()).transpose()
+    /// A descriptor of the connection, not to be kept; none when it is not served any more.
+    pub(super) fn device(&self) -> Option<Arc<OwnedFd>> {
+        self.device.lock().clone()
     }
 }

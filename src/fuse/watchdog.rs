@@ -2,6 +2,7 @@
 //! unkillable, so the mount is given up first.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -9,8 +10,11 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::direct::has_ended;
 use super::flight::{InFlight, WaitsFor};
 use super::helper;
+use super::mountinfo::mount_at;
+use super::news::News;
 
 /// Times the deadline that a request may wait before the connection is aborted.
 const DEADLINES_MAX: u32 = 2;
@@ -30,12 +34,24 @@ impl Aborter {
         Aborter { mountpoint: mountpoint.to_owned(), connection }
     }
 
-    /// Aborts by fusectl, or where that is not allowed by a forced unmount.
-    pub(super) fn abort(&self) -> io::Result<()> {
-        helper::abort(self.connection).or_else(|error| {
+    /// Aborts by fusectl, or where that is not allowed by a forced unmount, unless the connection
+    /// behind `device` has ended: then its number, and the place where it was mounted, may be
+    /// another mount's by now.
+    pub(super) fn abort(&self, device: &OwnedFd) -> io::Result<()> {
+        if has_ended(device) {
+            return Ok(());
+        }
+        helper::abort(self.connection, device.as_fd()).or_else(|error| {
             tracing::debug!(%error, "no fusectl: forcing the unmount");
+            let there = mount_at(&self.mountpoint)?.filter(|line| line.minor == self.connection);
+            there.ok_or(error)?;
             helper::unmount(&self.mountpoint, libc::MNT_FORCE | libc::MNT_DETACH)
         })
+    }
+
+    /// As [`Aborter::abort`]; who has closed `news` has seen to the end of the connection.
+    pub(super) fn abort_served(&self, news: &News) -> io::Result<()> {
+        news.device().map_or(Ok(()), |device| self.abort(&device))
     }
 }
 
@@ -50,12 +66,12 @@ impl Watchdog {
     /// Watches until dropped.
     pub(super) fn start(
         in_flight: Arc<InFlight>,
-        aborter: Aborter,
+        (aborter, news): (Aborter, Arc<News>),
         deadline: Duration,
     ) -> io::Result<Watchdog> {
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let stopped = Arc::clone(&stop);
-        let watch = move || watch(&in_flight, &aborter, deadline, &stopped);
+        let watch = move || watch(&in_flight, (&aborter, &news), deadline, &stopped);
         let thread = thread::Builder::new().name("dormouse-watch".to_owned()).spawn(watch)?;
         Ok(Watchdog { stop, thread: Some(thread) })
     }
@@ -74,7 +90,7 @@ impl Drop for Watchdog {
 
 fn watch(
     in_flight: &InFlight,
-    aborter: &Aborter,
+    (aborter, news): (&Aborter, &News),
     deadline: Duration,
     stop: &(Mutex<bool>, Condvar),
 ) {
@@ -92,7 +108,7 @@ fn watch(
         drop(stopped);
         // Before it is told: the log may be on the very disk that does not answer.
         let unanswered = in_flight.len();
-        let aborted = aborter.abort();
+        let aborted = aborter.abort_served(news);
         tracing::error!(
             opcode = %request.opcode,
             ino = %request.ino,

@@ -171,21 +171,49 @@ fn who_waits_in_a_mount_that_was_taken_away_lazily_is_still_answered() {
     waiting.mount.mounted().wait();
 }
 
-#[test]
-fn an_unmount_while_the_kernel_reads_ahead_for_nobody_waits_for_the_store_only() {
+/// A mount that the kernel has taken away while one of its requests waits for the silent store.
+fn gone_with_a_request() -> (Mount, Arc<FaultStore>) {
     let (stack, store) = stack_with_remote_files(1);
     store.inject(When::every(Op::Get, ""), Fault::Hang);
     let mount = Mount::of(stack, |options| options.deadline = Duration::from_secs(600));
     let script = "os.posix_fadvise(os.open('remote-0', os.O_RDONLY), 0, 0, os.POSIX_FADV_WILLNEED)";
     mount.py(script);
     wait_until("it is read ahead", || mount.counts().waited == 1);
-    // The kernel takes the mount away at once, whoever still answers it.
+    // The kernel takes it away at once, whoever still answers it.
     let umount = || Command::new("umount").arg(mount.path()).status().unwrap().success();
     wait_until("nobody looks at the mount", umount);
+    (mount, store)
+}
+
+#[test]
+fn an_unmount_while_the_kernel_reads_ahead_for_nobody_waits_for_the_store_only() {
+    let (mount, store) = gone_with_a_request();
     assert_eq!(mount_line(mount.path()), None);
     store.heal();
     mount.mounted().wait();
     assert_eq!(mount.mounted().requests_in_flight(), 0);
+}
+
+#[test]
+fn an_abort_of_a_mount_that_is_gone_does_not_end_the_one_that_has_its_number_now() {
+    // Another test's mount may get the number first.
+    let has_met = (0..10).any(|_| {
+        let (gone, store) = gone_with_a_request();
+        let number = gone.mounted().connection();
+        let mut others = vec![Mount::new()];
+        while others[others.len() - 1].mounted().connection() < number {
+            others.push(Mount::new());
+        }
+        let other = &others[others.len() - 1];
+        let has_met = other.mounted().connection() == number;
+        assert!(!gone.mounted().has_ended(), "it waits for the store");
+        gone.mounted().abort().unwrap();
+        other.sh("echo text > file; cat file");
+        store.heal();
+        gone.mounted().wait();
+        has_met
+    });
+    assert!(has_met, "no mount got the number of another");
 }
 
 #[test]

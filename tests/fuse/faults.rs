@@ -1,12 +1,13 @@
 //! A store that is slow or silent: what must wait ends in time, what is local does not wait.
 
-use std::process::Child;
+use std::io::Read;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dormouse::chunks::Fetch;
 use dormouse::format::{Extent, Source};
-use dormouse::fs::{At, Caller, PIECE_LEN, SettledRegion, Stale};
+use dormouse::fs::{At, Caller, Filesystem, PIECE_LEN, SettledRegion, Stale};
 use dormouse::fuse::{self, Opcode};
 use dormouse::remote::{Fault, FaultStore, MemoryStore, Op, When};
 use dormouse::types::{Clock, Ino, ManualClock, Name, SystemClock};
@@ -125,14 +126,24 @@ fn a_killed_caller_is_gone_long_before_the_deadline() {
     store.heal();
 }
 
+/// Ends a freeze, however the test ends.
+struct Thaw<'a>(&'a Filesystem);
+
+impl Drop for Thaw<'_> {
+    fn drop(&mut self) {
+        self.0.thaw();
+    }
+}
+
 #[test]
 fn what_killed_callers_wanted_to_change_does_not_happen_and_they_are_gone_long_before() {
     let (stack, _store) = stack_with_remote_files(0);
     let fs = Arc::clone(&stack.fs);
     let mount = Mount::of(stack, |options| options.deadline = Duration::from_secs(600));
     mount.sh("mkdir d; for i in 1 2 3 4 5 6 7 8 9; do echo old > $i; done; ls d > /dev/null");
-    // As during a hibernation: every change waits.
+    // As during a hibernation: every change waits. One that fails must not wait for its deadline.
     fs.freeze();
+    let _thaw = Thaw(&fs);
     let changes = [
         "os.mkdir('new-dir')",
         "os.open('d/new-file', os.O_CREAT | os.O_WRONLY)",
@@ -150,10 +161,14 @@ fn what_killed_callers_wanted_to_change_does_not_happen_and_they_are_gone_long_b
     let mut callers: Vec<Child> = Vec::new();
     for (change, number) in changes.iter().zip(1..) {
         // `timeout` would be a process between.
-        let mut child = mount.direct_python(change).spawn().unwrap();
+        let mut child = mount.direct_python(change).stderr(Stdio::piped()).spawn().unwrap();
         // Those in flight are more for a moment, while a name is looked up.
         while mount.counts().waited < number {
-            assert!(child.try_wait().unwrap().is_none(), "{change} did not wait");
+            if let Some(status) = child.try_wait().unwrap() {
+                let mut said = String::new();
+                child.stderr.unwrap().read_to_string(&mut said).unwrap();
+                panic!("{change} did not wait: {status}, {said}");
+            }
             std::thread::sleep(Duration::from_millis(5));
         }
         // One after the other: the kernel lets only one into a directory.

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::buffer::Buffer;
 use super::is_resent;
-use crate::fuse::direct::{HEADERS_ROOM, has_ended, read_init, receive, serve_one, write_message};
+use crate::fuse::direct::{HEADERS_ROOM, read_init, receive, serve_one, write_message};
 use crate::fuse::error::FuseError;
 use crate::fuse::init;
 use crate::fuse::operations::Operations;
@@ -121,9 +121,7 @@ impl Session {
     }
 
     fn end_connection(&self) {
-        if !has_ended(&self.device)
-            && let Err(error) = self.aborter.abort()
-        {
+        if let Err(error) = self.aborter.abort(&self.device) {
             tracing::error!(%error, "the mount can't be aborted");
         }
     }

@@ -13,7 +13,6 @@ use super::device;
 use super::inbox::Inbox;
 use super::plan::{NoUring, Plan, WorkerPlan};
 use super::worker::Worker;
-use crate::fuse::direct::has_ended;
 use crate::fuse::governor::Requests;
 use crate::fuse::operations::Operations;
 use crate::fuse::options::MountOptions;
@@ -193,13 +192,8 @@ struct Ending {
     plain: Option<Standing>,
 }
 
-/// Ends the connection, unless it has ended: then its number, and the place where it was mounted,
-/// may be another mount's by now.
 fn end_connection(aborter: &Aborter, device: &OwnedFd) {
-    if has_ended(device) {
-        return;
-    }
-    if let Err(error) = aborter.abort() {
+    if let Err(error) = aborter.abort(device) {
         tracing::error!(%error, "the mount can't be aborted");
     }
 }
