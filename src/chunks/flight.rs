@@ -161,14 +161,18 @@ impl Lead {
     /// One that failed leaves it at once: who has more time must not find it again and again.
     pub(super) fn land(&self, landing: Landing) {
         if !matches!(landing, Landing::Bytes(_)) {
-            self.leave();
+            self.leave(false);
         }
         *self.flight.landing.lock() = Some(landing);
         self.flight.landed.notify_all();
     }
 
-    fn leave(&self) {
+    fn leave(&self, brought: bool) {
         let mut table = self.flights.table.lock();
+        if brought {
+            table.landed.truncate(LANDED_REMEMBERED - 1);
+            table.landed.push_front((self.flight.pack, self.flight.range.clone()));
+        }
         let Some(flights) = table.flying.get_mut(&self.flight.pack) else { return };
         flights.retain(|flight| !Arc::ptr_eq(flight, &self.flight));
         if flights.is_empty() {
@@ -184,12 +188,7 @@ impl Drop for Lead {
             matches!(landing.get_or_insert(Landing::Abandoned), Landing::Bytes(_))
         };
         self.flight.landed.notify_all();
-        self.leave();
-        if brought {
-            let landed = &mut self.flights.table.lock().landed;
-            landed.truncate(LANDED_REMEMBERED - 1);
-            landed.push_front((self.flight.pack, self.flight.range.clone()));
-        }
+        self.leave(brought);
     }
 }
 

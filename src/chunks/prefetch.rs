@@ -288,12 +288,11 @@ impl Shared {
         wanted()?;
         let turn = self.fetcher.below.remote.wait_for_turn(&self.brake)?;
         let need = wanted()?;
-        let (pack, range) = need.clone();
-        let wanted_end = range.end;
-        let window = Window { pack, range: range.clone(), wanted: Vec::new(), wanted_end };
+        let window = Window::whole(need.0, need.1.clone(), Vec::new());
         let led = self.fetcher.flights.depart(&[(0, need)], self.deadline(), |_| vec![window]).led;
         let lead = led.into_iter().next()?;
         let landing = self.fetcher.fly_in_turn(kind, &lead, purpose, (turn, &self.brake));
+        let range = lead.flight.range.clone();
         busy.arrived(range.end - range.start);
         self.fetcher.keep(kind, &lead.flight, &landing);
         Some((range, landing))
@@ -304,6 +303,7 @@ impl Shared {
     fn fetch_piece(&self, piece: &Piece, purpose: Purpose, mut busy: Busy<'_>) {
         let comes = |id: &ChunkId, slot: &PackSlot| {
             let range = slot_range(slot);
+            // In this order: what lands in between is local.
             self.fetcher.flights.bring(&slot.pack, &range) || self.fetcher.is_local(id)
         };
         let mut from = 0;

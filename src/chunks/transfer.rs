@@ -229,13 +229,10 @@ fn tree_windows_for(slots: &[PackSlot]) -> Vec<Window> {
         let own = slot_range(slot);
         let aligned = tree_window(tree_window_of(own.start));
         let range = if own.end <= aligned.end { aligned } else { own };
-        // All of it: it is noted as fetched.
-        let wanted_end = range.end;
         match windows.iter_mut().find(|w| w.pack == slot.pack && w.range == range) {
             Some(window) => window.wanted.push(index),
-            None => {
-                windows.push(Window { pack: slot.pack, range, wanted: vec![index], wanted_end })
-            }
+            // Whole, for it is noted as fetched.
+            None => windows.push(Window::whole(slot.pack, range, vec![index])),
         }
     }
     windows

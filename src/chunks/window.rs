@@ -87,6 +87,14 @@ pub(super) struct Window {
     pub(super) wanted_end: u64,
 }
 
+impl Window {
+    /// One of which all is wanted.
+    pub(super) fn whole(pack: PackId, range: Range<u64>, wanted: Vec<usize>) -> Window {
+        let wanted_end = range.end;
+        Window { pack, range, wanted, wanted_end }
+    }
+}
+
 /// Decides the windows, and remembers where the last one of each pack ended, so that misses in
 /// sequence fetch ever more at once.
 #[derive(Debug)]

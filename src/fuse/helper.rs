@@ -6,7 +6,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::thread;
@@ -15,6 +15,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
+
+use super::direct::has_ended;
 
 /// How long a child may take to open two files of a mount.
 const PRIME_MILLIS_MAX: u32 = 5_000;
@@ -77,7 +79,10 @@ pub(super) fn unmount(mountpoint: &Path, flags: i32) -> io::Result<()> {
 /// Aborts the connection behind `device` by its number, through fusectl, unless it has ended:
 /// another mount may have its number by now. Where fusectl is not mounted (containers), the child
 /// mounts it for itself, in a mount namespace of its own.
-pub(super) fn abort(connection: u32, device: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn abort(connection: u32, device: &OwnedFd) -> io::Result<()> {
+    if has_ended(device) {
+        return Ok(());
+    }
     const CONTROL: &CStr = c"/sys/fs/fuse/connections";
     let file = CString::new(format!("/sys/fs/fuse/connections/{connection}/abort"))?;
     let device = device.as_raw_fd();

@@ -169,7 +169,7 @@ pub fn adopt(
 /// Ends a connection that nobody can take over: whoever waits inside gets an error. The dead mount
 /// stays in the table, as that of a daemon that died.
 pub fn end_connection(connection: &Connection, device: &OwnedFd) {
-    if let Err(error) = helper::abort(connection.minor, device.as_fd()) {
+    if let Err(error) = helper::abort(connection.minor, device) {
         // Closing the last descriptor does the same.
         tracing::debug!(%error, "no fusectl");
     }

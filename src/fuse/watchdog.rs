@@ -2,7 +2,7 @@
 //! unkillable, so the mount is given up first.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::direct::has_ended;
 use super::flight::{InFlight, WaitsFor};
 use super::helper;
 use super::mountinfo::mount_at;
@@ -38,10 +37,7 @@ impl Aborter {
     /// behind `device` has ended: then its number, and the place where it was mounted, may be
     /// another mount's by now.
     pub(super) fn abort(&self, device: &OwnedFd) -> io::Result<()> {
-        if has_ended(device) {
-            return Ok(());
-        }
-        helper::abort(self.connection, device.as_fd()).or_else(|error| {
+        helper::abort(self.connection, device).or_else(|error| {
             tracing::debug!(%error, "no fusectl: forcing the unmount");
             let there = mount_at(&self.mountpoint)?.filter(|line| line.minor == self.connection);
             there.ok_or(error)?;
