@@ -8,7 +8,7 @@ use super::config::Config;
 use super::exit::{Code, Failure, Outcome};
 use super::paths;
 use super::settings::Environment;
-use crate::control::{Client, Liveness, Registration, Registry};
+use crate::control::{Client, ClientError, Liveness, Registration, Registry};
 use crate::types::Clock;
 
 /// How long a daemon may take to say its status.
@@ -138,9 +138,27 @@ impl Context {
         ))
     }
 
-    /// Waits until the process of a daemon that has said its last word is gone, and its keeper's,
-    /// so that its cache directory and mountpoint can be used again.
-    pub fn wait_gone(&self, entry: &Registration) -> Outcome {
+    /// The outcome of a command that can end a daemon. Where it did, well or not, this returns
+    /// when the cache directory and the mountpoint can be used again.
+    pub fn left<T>(&self, entry: &Registration, outcome: Result<T, ClientError>) -> Outcome<T> {
+        match outcome {
+            Ok(done) => {
+                self.wait_gone(entry)?;
+                Ok(done)
+            }
+            Err(error) => {
+                // A daemon takes its entry away before it says its last word.
+                if matches!(self.registry.find(&entry.mountpoint), Ok(None)) {
+                    // The error tells more than a process that does not end.
+                    drop(self.wait_gone(entry));
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Waits until the process of a daemon that has said its last word is gone, and its keeper's.
+    fn wait_gone(&self, entry: &Registration) -> Outcome {
         let until = self.clock.monotonic() + END_DEADLINE;
         while entry.daemon().runs() || entry.keeper.is_some_and(|keeper| keeper.runs()) {
             if self.clock.monotonic() >= until {

@@ -65,6 +65,7 @@ pub fn metrics(facts: &MountFacts) -> Facts {
             "Age of the oldest unsealed change",
             status.unsynced.age_secs,
         ),
+        gauge("local_failed", "1 after a failure of the disk", u64::from(local.failure.is_some())),
         gauge("local_bytes", "Everything in the cache directory", local.total),
         gauge("local_budget_bytes", "What that may come to", local.budget),
         gauge("local_journal_bytes", "The staging log", local.journal),

@@ -10,6 +10,15 @@ use crate::workspace::WorkspaceError;
 /// For a store that was there before.
 const GONE: &str = "is its volume mounted? Nothing is lost: what is not in the store is kept here";
 
+/// For a local disk that takes no writes.
+const FAILED: &str = "the local disk fails or is read-only: what was synced is on it. Unmount, see \
+    to the disk, mount again: that goes on from what is there";
+
+/// How a device fails, and a file system that has seen that.
+fn is_disk_failure(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EROFS))
+}
+
 impl From<RemoteError> for Failure {
     fn from(error: RemoteError) -> Failure {
         let failure = |code| Failure::new(code, &error);
@@ -64,9 +73,12 @@ impl From<LocalError> for Failure {
             LocalError::Quota { .. } => {
                 failure(Code::NoSpace).hint("raise --cache-size, or wait for the upload")
             }
+            LocalError::Poisoned { .. } => failure(Code::Internal).hint(FAILED),
+            LocalError::Io { source, .. } if is_disk_failure(source) => {
+                failure(Code::Internal).hint(FAILED)
+            }
             LocalError::TooLarge { .. }
             | LocalError::NotStaged(_)
-            | LocalError::Poisoned { .. }
             | LocalError::Closed
             | LocalError::Io { .. }
             | LocalError::Rocks(_) => failure(Code::Internal),

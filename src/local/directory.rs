@@ -242,6 +242,13 @@ impl Local {
         self.overlay.journal.sync()
     }
 
+    /// The disk's failure after which every commit and sync is [`LocalError::Poisoned`]; none while
+    /// writes are taken.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.overlay.journal.failure()
+    }
+
     /// Where the journal ends on the disk, which is what a power cut leaves at least, and with the
     /// kernel. What RocksDB has lies before the first.
     #[must_use]

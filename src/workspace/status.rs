@@ -21,7 +21,7 @@ pub struct Status {
     pub workspace: String,
     /// Id of its store (32 hexadecimal digits).
     pub store_id: String,
-    /// `active`, `sealing`, `read-only` or `fenced`.
+    /// `active`, `sealing`, `read-only`, `fenced`, or `failed` (the local disk).
     pub state: String,
     /// Mounted with `--read-only` or `--at`.
     pub read_only: bool,
@@ -106,6 +106,9 @@ pub struct LocalStatus {
     pub records: u64,
     /// Free bytes of the disk.
     pub disk_free: u64,
+    /// The disk's failure, after which changes and syncs are refused until the next mount.
+    #[serde(default)]
+    pub failure: Option<String>,
 }
 
 /// Seals since the mount.
@@ -215,8 +218,8 @@ impl Status {
         let counters = active.namespace.counters();
         (status.inodes, status.bytes) = (counters.inodes, counters.bytes);
         status.progress = active.progress.view();
-        status.state = status.name_state().to_owned();
         status.local = LocalStatus::of(active);
+        status.state = status.name_state().to_owned();
         status.store = StoreCounts::of(&active.remote.stats());
         let chunks = active.chunks.stats();
         (status.chunks, status.ahead) = (ChunkCounts::of(&chunks), AheadCounts::of(&chunks));
@@ -227,6 +230,7 @@ impl Status {
     fn name_state(&self) -> &'static str {
         match self.progress.phase {
             _ if self.fenced.is_some() => "fenced",
+            _ if self.local.failure.is_some() => "failed",
             _ if self.read_only => "read-only",
             Phase::Idle | Phase::Done => "active",
             _ => "sealing",
@@ -260,9 +264,11 @@ impl Status {
 impl LocalStatus {
     fn of(active: &Active) -> LocalStatus {
         let dir = active.options.local_dir.display().to_string();
+        let failure = active.local.failure();
         match active.local.usage() {
             Ok(usage) => LocalStatus {
                 dir,
+                failure,
                 total: usage.total,
                 budget: usage.budget,
                 journal: usage.journal_bytes,
@@ -272,7 +278,7 @@ impl LocalStatus {
             },
             Err(error) => {
                 tracing::warn!(%error, "the local directory's size is unknown");
-                LocalStatus { dir, ..LocalStatus::default() }
+                LocalStatus { dir, failure, ..LocalStatus::default() }
             }
         }
     }

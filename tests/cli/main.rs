@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bad_disk;
 mod bad_input;
 mod bad_line;
 mod bad_store;

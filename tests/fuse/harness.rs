@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use dormouse::chunks::{ChunkOptions, Chunks, Fetch};
 use dormouse::format::HashKeys;
@@ -132,6 +133,17 @@ impl Mount {
 
     pub fn counts(&self) -> RequestCounts {
         self.mounted.request_counts()
+    }
+
+    /// Waits until every request is answered: what a program did last, the kernel's RELEASE above
+    /// all, may still be under way when it has ended. Fails after a minute.
+    #[track_caller]
+    pub fn all_answered(&self) {
+        let clock = SystemClock::new();
+        while self.mounted.requests_in_flight() > 0 {
+            assert!(clock.monotonic() < Duration::from_secs(60), "a request is never answered");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// A child that runs a shell script inside the mount.

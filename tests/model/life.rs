@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dormouse::chunks::Fetch;
+use dormouse::chunks::{ChunkOptions, Fetch};
 use dormouse::format::{Key, Tag};
 use dormouse::fs::{
     At, Caller, FsError, LINKS_MAX, ListFrom, NewNode, Reclaim, RenameMode, SetAttr, XattrMode,
@@ -171,7 +171,9 @@ fn many_orphans_whose_records_are_far_away_are_reclaimed() {
         machine.fs.setxattr(&ROOT, *ino, (b"user.large", &large), XattrMode::Set).unwrap();
     }
     machine.seal();
-    let machine = machine.resume_elsewhere();
+    // And comes alone: more things to fetch than one operation starts again for.
+    let alone = ChunkOptions { first_window_bytes: 0, window_bytes_max: 0, ..Default::default() };
+    let machine = machine.resume_elsewhere_with(alone);
     // Every second one: no two have consecutive numbers.
     for name in names.iter().step_by(2) {
         machine.fs.lookup(&ROOT, Ino::ROOT, name).unwrap();

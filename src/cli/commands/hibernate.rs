@@ -49,8 +49,7 @@ fn running(context: &Context, args: &HibernateArgs, entry: &Registration) -> Out
     let command = Command::Hibernate { timeout_secs };
     let done = Client::new(&entry.socket).run(&command, &mut |view| meter.show(view));
     meter.finish();
-    let done = done?;
-    context.wait_gone(entry)?;
+    let done = context.left(entry, done)?;
     receipt::print(context.json, &done)
 }
 

@@ -107,6 +107,9 @@ fn text(facts: &MountFacts) -> String {
     if let Some(reason) = &status.fenced {
         line("FENCED", reason.clone());
     }
+    if let Some(cause) = &status.local.failure {
+        line("DISK FAILED", format!("{cause}; changes are refused until it is mounted again"));
+    }
     line("store", facts.store_url.clone());
     line("content", format!("{}, {}", count(status.inodes, "file"), ByteSize(status.bytes)));
     line("snapshot", status.snapshot.clone().unwrap_or_else(|| "none yet".to_owned()));

@@ -19,8 +19,7 @@ pub fn unmount(context: &Context, args: &UnmountArgs) -> Outcome {
     let mut meter = Meter::new(context.clock.as_ref());
     let done = client.run(&command, &mut |view| meter.show(view));
     meter.finish();
-    let done = done?;
-    context.wait_gone(&entry)?;
+    let done = context.left(&entry, done)?;
     if args.keep_local || entry.read_only {
         let value = json!({
             "workspace": entry.workspace,

@@ -287,6 +287,11 @@ impl Journal {
         self.syncer.ends()
     }
 
+    /// Why no more writes are taken.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.syncer.failure()
+    }
+
     /// Rounds of syncing so far.
     pub(super) fn sync_rounds(&self) -> u64 {
         self.syncer.rounds()

@@ -55,6 +55,11 @@ impl Syncer {
         self.tail.lock().check()
     }
 
+    /// The first failure, after which nothing is taken any more.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.tail.lock().poison.clone()
+    }
+
     pub(super) fn appended(&self, to: Position) {
         self.tail.lock().appended = to;
     }
