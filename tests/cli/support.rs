@@ -41,6 +41,9 @@ pub struct World {
     variables: Vec<(String, String)>,
 }
 
+/// Of each daemon's log, when a test has failed.
+const LOG_LINES_SHOWN: usize = 60;
+
 impl World {
     /// Empty: no store yet.
     pub fn bare() -> World {
@@ -193,11 +196,25 @@ impl World {
     pub fn put_store_back(&self) {
         fs::rename(self.path("store.away"), self.path("store")).unwrap();
     }
+
+    /// What the daemons said last, for whoever reads how a test failed.
+    fn show_logs(&self) {
+        for cache in fs::read_dir(self.path("caches")).into_iter().flatten().flatten() {
+            let log = cache.path().join("dormouse.log");
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+            eprintln!("{}:\n{}", log.display(), last.join("\n"));
+        }
+    }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
         let inside = self.path("");
+        if std::thread::panicking() {
+            self.show_logs();
+        }
         for entry in fs::read_dir(self.path("run")).into_iter().flatten().flatten() {
             let text = fs::read(entry.path()).unwrap_or_default();
             let Ok(entry) = serde_json::from_slice::<Value>(&text) else { continue };
