@@ -110,7 +110,8 @@ pub struct StoreArgs {
     /// Give up on a request when the store has not answered for this long, retries included.
     /// Default: 60s. In the configuration file: `timeout`.
     #[arg(long = "store-timeout", value_name = "DURATION", env = "DORMOUSE_STORE_TIMEOUT")]
-    #[arg(hide_env_values = true)]
+    // Not the field's name: `hibernate --timeout` has that, and clap would take one for the other.
+    #[arg(id = "store_timeout", hide_env_values = true)]
     pub timeout: Option<Span>,
 }
 
@@ -534,9 +535,41 @@ mod tests {
     use super::*;
     use clap::CommandFactory as _;
 
+    /// clap's own check, `debug_assert`, checks nothing in a release build, as tests are here: it
+    /// takes two arguments with one id for one.
     #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+    fn each_argument_of_a_command_has_an_id_and_flags_of_its_own() {
+        fn check(command: &clap::Command) {
+            let mut seen = std::collections::HashSet::new();
+            for argument in command.get_arguments() {
+                let long = argument.get_long().map(|long| format!("--{long}"));
+                let short = argument.get_short().map(|short| format!("-{short}"));
+                let env = argument.get_env().map(|env| format!("${}", env.display()));
+                for name in [Some(argument.get_id().to_string()), long, short, env].into_iter() {
+                    let is_new = name.as_ref().is_none_or(|name| seen.insert(name.clone()));
+                    assert!(is_new, "{}: two of {name:?}", command.get_name());
+                }
+            }
+            command.get_subcommands().for_each(check);
+        }
+        let mut command = Cli::command();
+        command.build();
+        check(&command);
+    }
+
+    #[test]
+    fn the_time_of_a_request_is_not_that_of_a_hibernation() {
+        let spans = |line: &str| {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            let CommandArgs::Hibernate(args) = cli.command else { panic!("{line}") };
+            [args.timeout, args.store.timeout].map(|span| span.map(|Span(time)| time.as_secs()))
+        };
+        assert_eq!(spans("dormouse hibernate --store-timeout 2s w"), [None, Some(2)]);
+        assert_eq!(spans("dormouse hibernate --timeout 7s w"), [Some(7), None]);
+        assert_eq!(
+            spans("dormouse hibernate --timeout 7s --store-timeout 2s w"),
+            [Some(7), Some(2)]
+        );
     }
 
     #[test]

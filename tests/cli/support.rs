@@ -198,6 +198,7 @@ impl World {
     }
 
     /// What the daemons said last, for whoever reads how a test failed.
+    #[allow(clippy::print_stderr, reason = "the test harness shows it with the failure")]
     fn show_logs(&self) {
         for cache in fs::read_dir(self.path("caches")).into_iter().flatten().flatten() {
             let log = cache.path().join("dormouse.log");
