@@ -60,12 +60,14 @@ impl Filesystem {
     }
 
     /// Removes orphans for good; with [`Reclaim::All`] also while changes are frozen. Returns how
-    /// many. What is left (in use, or frozen) is for a later call: make one now and then.
+    /// many. What is left (in use, or frozen) is for a later call: make one now and then. One whose
+    /// records are damaged keeps no other: its error is returned when the others are gone.
     pub fn reclaim_orphans(&self, which: Reclaim, fetch: Fetch) -> Result<u64, FsError> {
         let is_due = |ino: &Ino| which == Reclaim::All || !self.lookups.is_held(*ino);
         let mut due: Vec<Ino> = self.orphans.snapshot().into_iter().filter(is_due).collect();
         due.sort_unstable();
         let mut reclaimed = 0;
+        let mut failure = None;
         for group in due.chunks(INODES_AT_ONCE) {
             match self.reclaim(group, which, Fetch::LocalOnly) {
                 Ok(gone) => reclaimed += gone,
@@ -73,12 +75,16 @@ impl Filesystem {
                 // thing that it lacks, and not without end.
                 Err(_) => {
                     for ino in group {
-                        reclaimed += self.reclaim(std::slice::from_ref(ino), which, fetch)?;
+                        match self.reclaim(std::slice::from_ref(ino), which, fetch) {
+                            Ok(gone) => reclaimed += gone,
+                            Err(error) if error.is_damage() => _ = failure.get_or_insert(error),
+                            Err(error) => return Err(error),
+                        }
                     }
                 }
             }
         }
-        Ok(reclaimed)
+        failure.map_or(Ok(reclaimed), Err)
     }
 
     /// The mount was taken over from a daemon that died: the kernel may know every inode there is.
@@ -112,8 +118,10 @@ impl Filesystem {
             self.orphans.add(ino);
             self.dirty.remove(ino);
         }
-        self.reclaim_orphans(Reclaim::Forgotten, fetch)?;
-        self.scan_dirty()
+        let reclaimed = self.reclaim_orphans(Reclaim::Forgotten, fetch);
+        // Files with staged bytes are found all the same.
+        self.scan_dirty()?;
+        reclaimed.map(drop)
     }
 
     /// Reclaims an inode that just lost its last name or its last lookup, if both are gone. What

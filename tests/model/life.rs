@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dormouse::chunks::{ChunkOptions, Fetch};
+use dormouse::chunks::Fetch;
 use dormouse::format::{Key, Tag};
 use dormouse::fs::{
     At, Caller, FsError, LINKS_MAX, ListFrom, NewNode, Reclaim, RenameMode, SetAttr, XattrMode,
 };
+use dormouse::remote::{ObjectStore as _, PutMode};
 use dormouse::types::{Attr, Clock, Ino, Kind, Name};
 
 use crate::machine::{Machine, WAIT};
@@ -161,19 +162,33 @@ fn of_files_forgotten_at_once_those_go_that_have_neither_name_nor_lookup() {
     assert_eq!((records(large), records(held), records(named)), (0, 0, 2));
 }
 
+/// Puts other bytes where an object of the store is.
+fn overwrite(machine: &Machine, key: &str, bytes: Vec<u8>) {
+    let put = machine.store.put(key, bytes.into(), &PutMode::Any);
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(put).unwrap();
+}
+
+/// The largest pack of the store, and its key.
+fn largest_pack(machine: &Machine) -> (String, Vec<u8>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let listed = runtime.block_on(machine.store.list("packs/")).unwrap();
+    let largest = listed.into_iter().max_by_key(|object| object.size).unwrap();
+    let object = runtime.block_on(machine.store.get(&largest.key, None)).unwrap();
+    (largest.key, object.bytes.to_vec())
+}
+
 #[test]
-fn many_orphans_whose_records_are_far_away_are_reclaimed() {
+fn many_orphans_whose_records_are_far_away_are_reclaimed_and_a_damaged_one_keeps_no_other() {
     let mut machine = Machine::new();
     let (names, inos) = made(&machine, 300);
-    // So large that each stands in a node of its own.
-    let large = vec![7; 60_000];
+    // So large that each stands in a node of its own; in all, more than one pack.
+    let mut large = vec![0; 60_000];
     for ino in &inos {
+        blake3::Hasher::new().update(&ino.0.to_le_bytes()).finalize_xof().fill(&mut large);
         machine.fs.setxattr(&ROOT, *ino, (b"user.large", &large), XattrMode::Set).unwrap();
     }
     machine.seal();
-    // And comes alone: more things to fetch than one operation starts again for.
-    let alone = ChunkOptions { first_window_bytes: 0, window_bytes_max: 0, ..Default::default() };
-    let machine = machine.resume_elsewhere_with(alone);
+    let machine = machine.resume_elsewhere();
     // Every second one: no two have consecutive numbers.
     for name in names.iter().step_by(2) {
         machine.fs.lookup(&ROOT, Ino::ROOT, name).unwrap();
@@ -182,7 +197,14 @@ fn many_orphans_whose_records_are_far_away_are_reclaimed() {
     machine.evict();
     machine.fs.forget_all(inos.iter().step_by(2).map(|ino| (*ino, 1)));
     assert!(machine.fs.orphan_count() > 100, "a forget waits for nothing");
-    machine.fs.reclaim_orphans(Reclaim::Forgotten, WAIT).unwrap();
+    // The first pack: what is in the second comes after it.
+    let (key, whole) = largest_pack(&machine);
+    overwrite(&machine, &key, vec![0; whole.len()]);
+    machine.fs.reclaim_orphans(Reclaim::Forgotten, WAIT).unwrap_err();
+    let left = machine.fs.orphan_count();
+    assert!((100..150).contains(&left), "{left} of 150");
+    overwrite(&machine, &key, whole);
+    assert_eq!(machine.fs.reclaim_orphans(Reclaim::Forgotten, WAIT).unwrap(), left as u64);
     assert_eq!(machine.fs.orphan_count(), 0);
 }
 

@@ -70,16 +70,6 @@ impl Machine {
         sealed: Sealed,
         dir: Arc<TempDir>,
     ) -> Machine {
-        Machine::start_with(ChunkOptions::default(), store, clock, sealed, dir)
-    }
-
-    fn start_with(
-        chunk_options: ChunkOptions,
-        store: Arc<CountingStore>,
-        clock: Arc<ManualClock>,
-        sealed: Sealed,
-        dir: Arc<TempDir>,
-    ) -> Machine {
         let time = Arc::clone(&clock) as Arc<dyn Clock>;
         let keys = HashKeys::new(&[7; 32]);
         let options = RemoteOptions::default();
@@ -94,8 +84,13 @@ impl Machine {
         };
         let local = Arc::new(open_free(dir.path(), &local_options, &time));
         let recovered = local.journal_ends().synced.seq;
-        let chunks =
-            Chunks::new(Arc::clone(&local), remote, keys.clone(), chunk_options, Arc::clone(&time));
+        let chunks = Chunks::new(
+            Arc::clone(&local),
+            remote,
+            keys.clone(),
+            ChunkOptions::default(),
+            Arc::clone(&time),
+        );
         let base =
             Base { tree: Tree::new(Arc::clone(&chunks), sealed.root), next_ino: sealed.next_ino };
         let namespace = Namespace::open(Arc::clone(&local), base, keys, sealed.counters).unwrap();
@@ -134,14 +129,9 @@ impl Machine {
 
     /// The last sealed state on a machine that has never seen it.
     pub fn resume_elsewhere(self) -> Machine {
-        self.resume_elsewhere_with(ChunkOptions::default())
-    }
-
-    /// The same, where a miss brings what these say.
-    pub fn resume_elsewhere_with(self, options: ChunkOptions) -> Machine {
         let Machine { fs, chunks, local, store, clock, sealed, dir, .. } = self;
         drop((fs, chunks, local, dir));
-        Machine::start_with(options, store, clock, sealed, Arc::new(scratch()))
+        Machine::start(store, clock, sealed, Arc::new(scratch()))
     }
 
     /// What settles and seals.
