@@ -160,7 +160,7 @@ impl Context {
     /// Waits until the process of a daemon that has said its last word is gone, and its keeper's.
     fn wait_gone(&self, entry: &Registration) -> Outcome {
         let until = self.clock.monotonic() + END_DEADLINE;
-        while entry.daemon().runs() || entry.keeper.is_some_and(|keeper| keeper.runs()) {
+        while !entry.daemon().is_gone() || entry.keeper.is_some_and(|keeper| !keeper.is_gone()) {
             if self.clock.monotonic() >= until {
                 return Err(Failure::internal(format!(
                     "everything is done, but the daemon (process {}) does not end",

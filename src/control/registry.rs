@@ -68,6 +68,14 @@ impl Process {
     pub fn runs(&self) -> bool {
         process_start_ticks(self.pid) == Some(self.start_ticks)
     }
+
+    /// Whether no thread of it is left, so that its files are closed: a little later than it has
+    /// ended, where a thread was busy in the kernel.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        let stat = Stat::of(self.pid).filter(|stat| stat.start_ticks == self.start_ticks);
+        stat.is_none_or(|stat| stat.has_ended && stat.threads <= 1)
+    }
 }
 
 impl Registration {
@@ -245,12 +253,30 @@ fn with_liveness(entry: Registration) -> (Registration, Liveness) {
 /// where it has ended and only waits to be collected.
 #[must_use]
 pub fn process_start_ticks(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the command's name in parentheses and may hold anything: go on after
-    // the last closing one. What follows begins with field 3, the state; field 22 is the start.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") { None } else { fields.nth(18)?.parse().ok() }
+    Stat::of(pid).filter(|stat| !stat.has_ended).map(|stat| stat.start_ticks)
+}
+
+/// What the kernel says of a process.
+struct Stat {
+    /// Its first thread has.
+    has_ended: bool,
+    /// That one included until the process is collected.
+    threads: u64,
+    start_ticks: u64,
+}
+
+impl Stat {
+    fn of(pid: u32) -> Option<Stat> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The second field is the command's name in parentheses and may hold anything: go on after
+        // the last closing one. What follows begins with field 3, the state; field 20 is the
+        // number of threads, 22 the start.
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+        let has_ended = matches!(fields.next()?, "Z" | "X");
+        let threads = fields.nth(16)?.parse().ok()?;
+        let start_ticks = fields.nth(1)?.parse().ok()?;
+        Some(Stat { has_ended, threads, start_ticks })
+    }
 }
 
 #[cfg(test)]
@@ -317,8 +343,31 @@ mod tests {
     fn a_process_that_ended_has_no_start() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = child.id();
+        let process = Process { pid, start_ticks: process_start_ticks(pid).unwrap_or(0) };
         child.wait().unwrap();
         assert_eq!(process_start_ticks(pid), None);
+        assert!(!process.runs() && process.is_gone());
+    }
+
+    #[test]
+    fn a_process_is_gone_when_its_last_thread_is() {
+        let script = "import ctypes, threading, time\n\
+                      threading.Thread(target=time.sleep, args=(60,)).start()\n\
+                      ctypes.CDLL(None).pthread_exit(None)";
+        let mut child = std::process::Command::new("python3").args(["-c", script]).spawn().unwrap();
+        let process = Process::with_pid(child.id()).unwrap();
+        assert!(!process.is_gone());
+        while process.runs() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!(!process.is_gone(), "a thread sleeps");
+        child.kill().unwrap();
+        // Nobody has collected it.
+        while !process.is_gone() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        child.wait().unwrap();
+        assert!(process.is_gone());
     }
 
     #[test]
