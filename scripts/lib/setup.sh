@@ -56,6 +56,14 @@ need_fuse() {
     [ -e /dev/fuse ] || die "/dev/fuse is missing: load the kernel module (modprobe fuse) or hand the device into this container"
 }
 
+# What building and running all tests needs.
+need_test_tools() {
+    need_build_packages
+    need_packages python3 python3-venv curl procps attr acl sqlite3 util-linux e2fsprogs
+    need_rust
+    need_fuse
+}
+
 # Builds the binary; the first time compiles RocksDB, which takes ten minutes on two cores.
 # With an example, for cargo then chooses the features of dependencies as it does for tests: a build of the binary alone and one
 # of the tests after it would compile a hundred crates twice.

@@ -136,12 +136,12 @@ impl Mount {
     }
 
     /// Waits until every request is answered: what a program did last, the kernel's RELEASE above
-    /// all, may still be under way when it has ended. Fails after a minute.
+    /// all, may still be under way when it has ended. Fails after 20 seconds.
     #[track_caller]
     pub fn all_answered(&self) {
         let clock = SystemClock::new();
         while self.mounted.requests_in_flight() > 0 {
-            assert!(clock.monotonic() < Duration::from_secs(60), "a request is never answered");
+            assert!(clock.monotonic() < Duration::from_secs(20), "a request is never answered");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
